@@ -1,0 +1,204 @@
+"""What the engine asks of a model family, and nothing more.
+
+An adapter knows one family of streaming-capable MLLMs: where its decoder, rotary module, head and vision
+encoder are, how frames become visual tokens with grid coordinates and rotary positions, and what the chat
+template puts before the video and around a question. The engine knows no family by name.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A run of consecutive decoder inputs: text, or the tokens of one or more frames (with their markers).
+
+    Attributes:
+        embeds: decoder input embeddings.
+        role: `hermes_lab.tokens.Role` of each token.
+        frame: index within the frames that were given to `Adapter.encode` (0-based), -1 for text.
+            A token made of two frames (Qwen2.5-VL's temporal patches) carries the later one.
+        row, col: cell of the frame's token grid, -1 for text.
+        rel: rotary positions relative to the anchor, one row per rotary axis (1, or 3 for t, h, w).
+        anchor: what `rel` is relative to. "next": the next free position of the layer on every axis.
+            "video": the t axis continues the layer's video time and the h, w axes are relative to the place
+            where the video began, as in one uninterrupted video span (Qwen2.5-VL).
+        deepstack: extra visual embeddings added to the residual stream after the first decoder layers
+            (Qwen3-VL), each of the same shape as `embeds` and zero on text tokens.
+        features: vision-tower features of the visual tokens before the projector, mapped to the token grid
+            (mean over the patches that a token merges); used by policies that act before the decoder.
+        saliency: attention that each visual token's patches receive in the last layer of the vision tower,
+            where a policy asked for it and the tower can give it.
+        time_s: presentation time of each given frame.
+    """
+
+    embeds: Float[Tensor, "tokens hidden"]
+    role: npt.NDArray[np.int8]
+    frame: npt.NDArray[np.int32]
+    row: npt.NDArray[np.int16]
+    col: npt.NDArray[np.int16]
+    rel: Int[Tensor, "axes tokens"]
+    anchor: Literal["next", "video"] = "next"
+    deepstack: tuple[Float[Tensor, "tokens hidden"], ...] = ()
+    features: Float[Tensor, "visual features"] | None = None
+    saliency: Float[Tensor, " visual"] | None = None
+    time_s: tuple[float, ...] = ()
+
+    def __len__(self) -> int:
+        return int(self.embeds.shape[0])
+
+
+@dataclass(frozen=True)
+class FrameLayout:
+    """How many tokens a frame of a given size becomes."""
+
+    rows: int
+    cols: int
+    marker_tokens: int = 0  # text tokens that accompany each frame
+    frames_per_group: int = 1  # 2 where the vision encoder merges pairs of frames
+
+    @property
+    def visual_tokens(self) -> int:
+        return self.rows * self.cols
+
+
+@dataclass
+class Adapter(ABC):
+    """One loaded model of one family. Subclasses live one per file and register in `models/__init__.py`."""
+
+    model: nn.Module  # the ...ForConditionalGeneration, in eval mode, unmodified class
+    tokenizer: Any
+    image_settings: dict[str, Any] = field(default_factory=dict)  # saved processor settings
+    name: str = ""  # what the user asked for: hub id, folder, or "pocket"
+    revision: str | None = None
+
+    family: ClassVar[str] = ""
+    model_types: ClassVar[tuple[str, ...]] = ()  # `config.model_type` values that this adapter takes
+    rotary_axes: ClassVar[int] = 1
+
+    # --- where things are ------------------------------------------------------------------
+    @property
+    @abstractmethod
+    def decoder(self) -> nn.Module:
+        """The text model whose forward takes `inputs_embeds` and `past_key_values`; has `.layers`, `.norm`."""
+
+    @property
+    def layers(self) -> nn.ModuleList:
+        """The decoder layers, each with a `self_attn`."""
+        layers = self.decoder.layers
+        assert isinstance(layers, nn.ModuleList)
+        return layers
+
+    @property
+    def rotary(self) -> nn.Module:
+        """The model's own rotary module: `rotary(x, position_ids) -> (cos, sin)`."""
+        rotary = self.decoder.rotary_emb
+        assert isinstance(rotary, nn.Module)
+        return rotary
+
+    @property
+    @abstractmethod
+    def head(self) -> nn.Module:
+        """Maps normalised hidden states to vocabulary logits (`lm_head`)."""
+
+    @property
+    @abstractmethod
+    def vision(self) -> nn.Module:
+        """The vision encoder."""
+
+    @property
+    def text_config(self) -> Any:
+        """The configuration of the decoder."""
+        return self.decoder.config
+
+    @property
+    def device(self) -> torch.device:
+        """Where decoder inputs must lie (the embedding's device under a `device_map`)."""
+        return self.embedding.weight.device  # type: ignore[return-value]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of decoder inputs."""
+        return self.embedding.weight.dtype  # type: ignore[return-value]
+
+    @property
+    def embedding(self) -> nn.Module:
+        """The input embedding of the decoder."""
+        return self.model.get_input_embeddings()  # type: ignore[operator]
+
+    # --- inputs ----------------------------------------------------------------------------
+    def embed(self, ids: Int[Tensor, " tokens"]) -> Float[Tensor, "tokens hidden"]:
+        """Decoder input embeddings of token ids (with the family's scaling, if any)."""
+        return self.embedding(ids.to(self.device))
+
+    @abstractmethod
+    def prefix(self, system: str | None = None) -> Segment:
+        """Everything of the chat template before the first frame (role SYSTEM); `system` replaces the default prompt."""
+
+    @abstractmethod
+    def encode(
+        self,
+        frames: Sequence[npt.NDArray[np.uint8]],
+        times_s: Sequence[float],
+        *,
+        want_saliency: bool = False,
+    ) -> Segment:
+        """Visual tokens of some frames ([H, W, 3] RGB uint8), in stream order, with markers where the template has them.
+
+        Every call is independent of the others (causal chunks), so the frames of one chunk never see those
+        of another in the vision encoder. Where the family merges pairs of frames, an odd last frame is
+        repeated, as the family's own processor does.
+        """
+
+    @abstractmethod
+    def question(self, text: str, *, history: Sequence[tuple[str, str]] = ()) -> Segment:
+        """A user turn that follows the video: closes the video part, holds the question, opens the assistant's turn."""
+
+    @abstractmethod
+    def text(self, text: str) -> Segment:
+        """Bare text without any template (role TEXT), for guidance prompts."""
+
+    def turn_boundary(self) -> Segment:
+        """The tokens that end the user's turn and open the assistant's (StreamMem's template pseudo-query)."""
+        raise NotImplementedError
+
+    @abstractmethod
+    def frame_layout(self, height: int, width: int) -> FrameLayout:
+        """The token grid that a frame of this size is given."""
+
+    def forward_kwargs(self, segment: Segment) -> dict[str, Any]:
+        """Extra keyword arguments for the decoder's forward on this segment (DeepStack), batch axis included."""
+        return {}
+
+    # --- outputs ---------------------------------------------------------------------------
+    @property
+    @abstractmethod
+    def eos_ids(self) -> frozenset[int]:
+        """Token ids that end an answer."""
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of generated ids, special tokens left out."""
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
+
+    # --- limits ----------------------------------------------------------------------------
+    @property
+    def max_positions(self) -> int:
+        """Positions that the model was configured for."""
+        return int(self.text_config.max_position_embeddings)
+
+    def check_streamable(self, needed_tokens: int | None = None) -> None:
+        """Refuse, in one sentence, what the engine cannot stream correctly (default: nothing).
+
+        Raises:
+            ModelError: for example sliding-window layers shorter than `needed_tokens`.
+        """
