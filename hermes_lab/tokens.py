@@ -93,10 +93,14 @@ class TokenTable:
         """
         missing = [name for name in COLUMNS if name not in arrays]
         if missing:
-            raise LabError(f"The token table lacks its column {missing[0]!r}; the recording is incomplete.")
+            raise LabError(
+                f"The token table lacks its column {missing[0]!r}; the recording is incomplete."
+            )
         lengths = {len(arrays[name]) for name in COLUMNS}
         if len(lengths) != 1:
-            raise LabError("The columns of the token table differ in length; the recording is damaged.")
+            raise LabError(
+                "The columns of the token table differ in length; the recording is damaged."
+            )
         table = cls()
         table._length = lengths.pop()
         table._columns = {

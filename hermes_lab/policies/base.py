@@ -1,0 +1,332 @@
+"""The contract between a retention policy and the engine.
+
+A policy is one file with one frozen dataclass whose fields are its hyperparameters. It never touches the
+cache: it is shown a read-only `LayerView` of the tokens that may be evicted (system prompt and other
+protected spans are left out) and answers with scores, higher meaning keep. Everything else - top-k, gathering,
+positions, recording, rollback - is the engine's. Optional steps have defaults, so that most policies are a
+`needs` declaration and a `score` method.
+
+Axes: `head` is 1 where all KV heads of a layer share one token set, or the number of KV heads; `token` runs
+over the candidates of the layer in temporal order; `query_head` over attention heads; `row` over query tokens.
+"""
+
+from __future__ import annotations
+
+from abc import ABC
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Any, ClassVar, Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from hermes_lab.errors import PolicyError
+
+
+class Need(StrEnum):
+    """What a policy wants to see; the engine computes only what is declared."""
+
+    KEYS = "keys"  # rotated keys, as cached
+    VALUES = "values"
+    GUIDANCE = "guidance"  # attention of pseudo-queries on the cache (see `Policy.guidance`)
+    CHUNK_ATTENTION = "chunk_attention"  # rows of the chunk's last `window_queries` visual queries
+    RECEIVED_ATTENTION = "received_attention"  # attention received from all queries of the chunk
+    FEATURES = "features"  # vision-tower features, for `admit`
+    SALIENCY = "saliency"  # attention inside the vision tower, for `admit`
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """One pseudo-query to be read against the cache.
+
+    Attributes:
+        name: key under which its attention appears in `LayerView.attention`.
+        kind: "text" (a prompt), "turn_boundary" (the template tokens that open the assistant's turn),
+            "question" (the true future question: only for upper bounds inside an evaluation).
+        text: the prompt, for kind "text".
+        reading: "propagated" runs the prompt through the layers over the cache; "raw_embedding" takes every
+            layer's queries from the prompt's input embeddings (HERMES' released SDPA path).
+        causal: whether prompt tokens see only earlier prompt tokens (the released raw path has no such mask).
+    """
+
+    name: str
+    text: str = ""
+    kind: Literal["text", "turn_boundary", "question"] = "text"
+    reading: Literal["propagated", "raw_embedding"] = "propagated"
+    causal: bool = True
+
+
+@dataclass(frozen=True)
+class LayerView:
+    """What one layer remembers that may be forgotten, read-only, in temporal order.
+
+    Attributes:
+        layer, layers: index of this layer and the number of layers.
+        ids: global token ids; look them up in the session's token table.
+        positions: current rotary positions.
+        frame, row, col, role: what each token is (-1 where it has none).
+        time_s: presentation time of the token's frame.
+        tokens_per_frame: visual tokens of the newest frame.
+        kv_heads, query_heads: heads of this layer.
+        step, now_s, frames_seen: where the stream stands.
+        keys, values: cached tensors, where `needs` asks for them.
+        attention: rows of each guidance by name, and of the chunk's last queries as "chunk".
+        received: attention received from this chunk's queries, summed over them, with `received_queries`
+            the number of queries that could see each token.
+        carried: per-token state returned by earlier `observe` calls, gathered with the survivors;
+            NaN for tokens that have none yet.
+        rotate: `rotate(keys, old_positions, new_positions)` re-rotates keys exactly (fp32 inside).
+        rng: a generator seeded by (session seed, step, layer).
+    """
+
+    layer: int
+    layers: int
+    ids: Int[Tensor, "head token"]
+    positions: Int[Tensor, "head axis token"]
+    frame: Int[Tensor, "head token"]
+    row: Int[Tensor, "head token"]
+    col: Int[Tensor, "head token"]
+    role: Int[Tensor, "head token"]
+    time_s: Float[Tensor, "head token"]
+    tokens_per_frame: int
+    kv_heads: int
+    query_heads: int
+    step: int
+    now_s: float
+    frames_seen: int
+    keys: Float[Tensor, "kv_head token dim"] | None = None
+    values: Float[Tensor, "kv_head token dim"] | None = None
+    attention: Mapping[str, Float[Tensor, "query_head row token"]] = field(
+        default_factory=lambda: MappingProxyType({})
+    )
+    received: Float[Tensor, "query_head token"] | None = None
+    received_queries: Float[Tensor, " token"] | None = None
+    carried: Mapping[str, Float[Tensor, "head token"]] = field(
+        default_factory=lambda: MappingProxyType({})
+    )
+    rotate: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
+    rng: torch.Generator | None = None
+
+    @property
+    def tokens(self) -> int:
+        """Number of candidates."""
+        return int(self.ids.shape[-1])
+
+    def keys_unrotated(self) -> Float[Tensor, "kv_head token dim"]:
+        """Keys before rotation (rotated back to position 0 on every axis)."""
+        assert self.keys is not None and self.rotate is not None, "declare Need.KEYS"
+        return self.rotate(self.keys, self.positions, torch.zeros_like(self.positions))
+
+    def mean_attention(self, name: str) -> Float[Tensor, "1 token"]:
+        """Attention of one guidance (or "chunk"), averaged over heads and query rows."""
+        return self.attention[name].float().mean((0, 1))[None]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """A decision's numbers: `total` ranks, `terms` explain it (shown for every token in the dashboard)."""
+
+    total: Float[Tensor, "head token"]
+    terms: Mapping[str, Float[Tensor, "head token"]] = field(
+        default_factory=lambda: MappingProxyType({})
+    )
+
+
+@dataclass(frozen=True)
+class Merged:
+    """Tokens that a policy makes out of evicted ones and puts into the cache.
+
+    Attributes:
+        keys: rotated to `positions`.
+        values: their values.
+        positions: where they stand; with place "sorted" this also decides their place in the order.
+        sources: for each new token, the global ids that went into it.
+        place: "end" appends after the kept tokens, "sorted" inserts by the temporal position.
+    """
+
+    keys: Float[Tensor, "kv_head new dim"]
+    values: Float[Tensor, "kv_head new dim"]
+    positions: Int[Tensor, "axis new"]
+    sources: tuple[Int[Tensor, " source"], ...]
+    place: Literal["end", "sorted"] = "end"
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """A chunk's visual tokens before the decoder sees them (for `Policy.admit`).
+
+    Attributes:
+        embeds: decoder inputs of all tokens of the chunk, markers included.
+        features, saliency: of the visual tokens only, where `needs` asks for them.
+        visual: indices of the visual tokens within the chunk.
+        frame, row, col, role: of all tokens (frame is the global frame index).
+        time_s: of each token's frame.
+    """
+
+    embeds: Float[Tensor, "token hidden"]
+    features: Float[Tensor, "visual feature"] | None
+    saliency: Float[Tensor, " visual"] | None
+    visual: Int[Tensor, " visual"]
+    frame: Int[Tensor, " token"]
+    row: Int[Tensor, " token"]
+    col: Int[Tensor, " token"]
+    role: Int[Tensor, " token"]
+    time_s: Float[Tensor, " token"]
+    step: int
+
+
+@dataclass(frozen=True)
+class Admission:
+    """Which tokens of a chunk enter the decoder, and with which embeddings (None: their own)."""
+
+    keep: Int[Tensor, " kept"]
+    embeds: Float[Tensor, "kept hidden"] | None = None
+    terms: Mapping[str, Float[Tensor, " token"]] = field(
+        default_factory=lambda: MappingProxyType({})
+    )
+    merged_into: Mapping[int, int] = field(default_factory=lambda: MappingProxyType({}))
+
+
+@dataclass(frozen=True)
+class ReadPlan:
+    """How a question reads the memory.
+
+    Attributes:
+        recent_frames: so many of the last frames are prefilled afresh on the system prefix alone (their
+            visual embeddings are kept, the vision tower does not run again).
+        use_cache: whether the retained cache stands before them.
+    """
+
+    recent_frames: int = 0
+    use_cache: bool = True
+
+
+@dataclass(frozen=True)
+class RecallView:
+    """One layer at question time: the question's queries against everything stored in this layer.
+
+    Attributes:
+        queries: of the question's tokens, before rotation.
+        view: the stored tokens (cache and archive together), keys rotated; `view.keys_unrotated()` as usual.
+    """
+
+    queries: Float[Tensor, "query_head row dim"]
+    view: LayerView
+
+
+@dataclass(frozen=True, kw_only=True)
+class Policy(ABC):
+    """A retention policy: which tokens each layer keeps. See the module docstring for the axes.
+
+    Attributes:
+        budget_tokens: video tokens that a layer may hold after a decision; None: no limit.
+    """
+
+    budget_tokens: int | None = None
+
+    name: ClassVar[str] = ""  # as in `--policy`
+    title: ClassVar[str] = ""  # one line for listings
+    source: ClassVar[str] = ""  # paper id and section, or "baseline"
+    licence: ClassVar[str] = ""  # licence of the original code, if any was published
+    needs: ClassVar[frozenset[Need]] = frozenset()
+    per_head: ClassVar[bool] = False  # True: each KV head keeps its own tokens
+    archives: ClassVar[bool] = (
+        False  # True: evicted tokens go to the off-device store, for `recall`
+    )
+    recalls: ClassVar[bool] = False  # True: `recall` is asked at every layer of a question
+    default_positions: ClassVar[str] = "keep"  # position rule when the session names none
+    evaluation_only: ClassVar[bool] = False  # True: needs the future question; refused elsewhere
+
+    def __post_init__(self) -> None:
+        if self.budget_tokens is not None and self.budget_tokens <= 0:
+            raise PolicyError(
+                f"Budget must be a positive number of tokens per layer, got {self.budget_tokens}; "
+                "leave it out to keep everything."
+            )
+
+    # --- what to read ----------------------------------------------------------------------
+    @property
+    def window_queries(self) -> int | None:
+        """How many of the chunk's last visual queries to read (None: all of the last frame's)."""
+        return None
+
+    def guidance(self, history: Sequence[tuple[str, str]]) -> tuple[Guidance, ...]:
+        """Pseudo-queries to read against the cache; `history` holds (question, answer) pairs so far."""
+        return ()
+
+    # --- the decision ----------------------------------------------------------------------
+    def budgets(self, layers: int) -> list[int] | None:
+        """Video tokens per layer; None: no limit anywhere. The total should equal layers * budget_tokens."""
+        return None if self.budget_tokens is None else [self.budget_tokens] * layers
+
+    def due(self, tokens: Sequence[int], budgets: Sequence[int]) -> bool:
+        """Whether to decide now, given candidates per layer; default: some layer is over its budget."""
+        return any(n > b for n, b in zip(tokens, budgets, strict=True))
+
+    def observe(self, view: LayerView) -> Mapping[str, Float[Tensor, "head token"]]:
+        """Per-token state to carry along, asked after every chunk (running sums, first sights)."""
+        return {}
+
+    def score(self, view: LayerView) -> Scores | Float[Tensor, "head token"]:
+        """Importance of each candidate of one layer; higher is kept."""
+        raise NotImplementedError(f"{type(self).__name__} must define score() or select().")
+
+    def mix(self, scores: list[Scores], views: Sequence[LayerView]) -> list[Scores]:
+        """Whole-model step between scoring and selection (cross-layer smoothing); default: none."""
+        return scores
+
+    def adapt_budgets(
+        self, budgets: list[int], scores: Sequence[Scores], views: Sequence[LayerView]
+    ) -> list[int]:
+        """Budgets that depend on the scores themselves; the total must not grow. Default: unchanged."""
+        return budgets
+
+    def reserve(self, layer: int, layers: int) -> int:
+        """Slots of this layer's budget that `merge` will fill."""
+        return 0
+
+    def select(self, scores: Scores, count: int, view: LayerView) -> Int[Tensor, "head kept"]:
+        """Indices of the candidates to keep, at most `count` a head; default: the `count` best, newest first on ties."""
+        return top_newest(scores.total, count)
+
+    def merge(
+        self, view: LayerView, kept: Int[Tensor, "head kept"], scores: Scores
+    ) -> Merged | None:
+        """New tokens made from what was evicted; at most `reserve` of them. Needs KEYS and VALUES."""
+        return None
+
+    # --- before the decoder and at the question ------------------------------------------
+    def admit(self, arrival: Arrival, memory: dict[str, Any]) -> Admission | None:
+        """Drop or merge a chunk's tokens before prefill; `memory` persists between chunks. None: all enter."""
+        return None
+
+    def read_plan(self) -> ReadPlan:
+        """How a question reads the memory; default: straight from the cache."""
+        return ReadPlan()
+
+    def recall(self, question: RecallView) -> Int[Tensor, "head recalled"] | None:
+        """Which stored tokens of one layer a question may attend to, as indices; None: all of them."""
+        return None
+
+    # --- descriptions ----------------------------------------------------------------------
+    def config(self) -> dict[str, Any]:
+        """Name and fields, as written to manifests."""
+        return {"policy": self.name} | {f.name: getattr(self, f.name) for f in fields(self)}
+
+
+def top_newest(total: Float[Tensor, "head token"], count: int) -> Int[Tensor, "head kept"]:
+    """Indices of the `count` largest values of each head in temporal order; ties go to the newer token."""
+    tokens = total.shape[-1]
+    if count >= tokens:
+        return torch.arange(tokens, device=total.device).expand(total.shape[0], tokens)
+    newest_first = total.flip(-1).sort(dim=-1, descending=True, stable=True).indices[..., :count]
+    return (tokens - 1 - newest_first).sort(dim=-1).values
+
+
+def minmax(values: Float[Tensor, "head token"], eps: float = 1e-6) -> Float[Tensor, "head token"]:
+    """Scale each head's values to [0, 1]; `eps` is added to the range (HERMES' normalisation, §3.1)."""
+    low = values.amin(-1, keepdim=True)
+    return (values - low) / (values.amax(-1, keepdim=True) - low + eps)

@@ -1,0 +1,161 @@
+"""What one step of a stream did, frozen: the only thing that recordings, figures and the dashboard read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.float32]
+IntArray = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class MergeRecord:
+    """One synthesised token: its global id and the global ids that went into it."""
+
+    id: int
+    sources: IntArray
+
+
+@dataclass(frozen=True)
+class LayerDecision:
+    """One compression of one layer; `head` is 1 where all KV heads share one set.
+
+    Attributes:
+        candidates: global ids that could have been evicted, [head, token].
+        kept: mask over candidates, [head, token].
+        scores: final score of each candidate, [head, token].
+        terms: named parts of the score, each [head, token].
+        merged: synthesised tokens.
+        budget_tokens: what the layer was allowed to hold.
+    """
+
+    layer: int
+    candidates: IntArray
+    kept: npt.NDArray[np.bool_]
+    scores: FloatArray
+    terms: Mapping[str, FloatArray] = field(default_factory=lambda: MappingProxyType({}))
+    merged: tuple[MergeRecord, ...] = ()
+    budget_tokens: int = 0
+
+    @property
+    def evicted(self) -> IntArray:
+        """Global ids evicted in every head that held them, sorted, [evicted]."""
+        survivors = np.unique(self.candidates[self.kept])
+        return np.setdiff1d(np.unique(self.candidates), survivors)
+
+
+@dataclass(frozen=True)
+class AttentionSummary:
+    """Attention of one group of queries on the cache, reduced at capture.
+
+    All values are means over the group's query rows of post-softmax attention.
+
+    Attributes:
+        group: "question", "guidance:<name>" or "chunk".
+        frame_mass: mass on the tokens of each frame, [layer, query_head, frame] (evicted frames: 0).
+        role_mass: mass by `Role`, [layer, query_head, role].
+        entropy: entropy in nats, [layer, query_head].
+        visible: keys that the last row could see, [layer].
+        sink_share: mass on the first cached token, [layer, query_head].
+        age_s: mean age of attended video, weighted by attention, [layer, query_head].
+        rows: full rows where asked for: layer -> [query_head, row, token], beside `row_ids`.
+        row_ids: layer -> global ids of the tokens of `rows`, [head, token].
+    """
+
+    group: str
+    frame_mass: FloatArray
+    role_mass: FloatArray
+    entropy: FloatArray
+    visible: IntArray
+    sink_share: FloatArray
+    age_s: FloatArray
+    rows: Mapping[int, FloatArray] = field(default_factory=lambda: MappingProxyType({}))
+    row_ids: Mapping[int, IntArray] = field(default_factory=lambda: MappingProxyType({}))
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Wall-clock seconds of the parts of one feed step."""
+
+    encode_s: float = 0.0
+    prefill_s: float = 0.0
+    probe_s: float = 0.0
+    decide_s: float = 0.0
+    record_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The state of a stream after one feed step.
+
+    Attributes:
+        step: 0-based number of the feed step.
+        frames: global indices of the frames fed in this step.
+        frames_seen, tokens_seen: totals so far (tokens: video tokens that entered the cache).
+        time_s: presentation time of the newest frame.
+        new_ids: global ids that entered in this step, [token].
+        held: per layer, the global ids of the video tokens now cached, [head, token].
+        positions: per layer, their rotary positions, [head, axis, token].
+        decisions: one per layer that decided in this step.
+        attention: reduced attention of what was probed in this step.
+        budget_tokens: per layer, None without limit.
+        cache_bytes: bytes of keys and values over all layers (archive excluded).
+        archive_bytes: bytes in the off-device store.
+        reindexed: layers whose positions were compacted in this step.
+        notes: sentences a person should read (position limit near, policy refused, ...).
+    """
+
+    step: int
+    frames: tuple[int, ...]
+    frames_seen: int
+    tokens_seen: int
+    time_s: float
+    new_ids: IntArray
+    held: tuple[IntArray, ...]
+    positions: tuple[IntArray, ...]
+    decisions: tuple[LayerDecision, ...]
+    attention: tuple[AttentionSummary, ...]
+    budget_tokens: tuple[int, ...] | None
+    cache_bytes: int
+    archive_bytes: int = 0
+    reindexed: tuple[int, ...] = ()
+    timings: Timings = Timings()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One answered question; the cache is as it was before.
+
+    Attributes:
+        question, text: what was asked and the decoded answer.
+        token_ids: generated ids, the end token included.
+        step, time_s: where the stream stood.
+        ttft_s: seconds from the call to the first generated token.
+        tpot_s: mean seconds per further token, NaN for one-token answers.
+        first_logits: logits of the first generated token, [vocabulary].
+        top: the most likely first tokens as (text, probability).
+        attention: reduced attention of the question's tokens, where recorded.
+        attended_tokens: tokens that the question could see, per layer.
+        cache_bytes: bytes of the cache that was read.
+    """
+
+    question: str
+    text: str
+    token_ids: tuple[int, ...]
+    step: int
+    time_s: float
+    ttft_s: float
+    tpot_s: float
+    first_logits: FloatArray
+    top: tuple[tuple[str, float], ...] = ()
+    attention: AttentionSummary | None = None
+    attended_tokens: tuple[int, ...] = ()
+    cache_bytes: int = 0
+    extra: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
