@@ -12,18 +12,19 @@ over the candidates of the layer in temporal order; `query_head` over attention 
 
 from __future__ import annotations
 
-from abc import ABC
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from types import MappingProxyType
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from hermes_lab.errors import PolicyError
+from hermes_lab.policies.settings import setting as setting
+from hermes_lab.policies.settings import validate
 
 
 class Need(StrEnum):
@@ -117,7 +118,8 @@ class LayerView:
 
     def keys_unrotated(self) -> Float[Tensor, "kv_head token dim"]:
         """Keys before rotation (rotated back to position 0 on every axis)."""
-        assert self.keys is not None and self.rotate is not None, "declare Need.KEYS"
+        if self.keys is None or self.rotate is None:
+            raise PolicyError("A policy that reads keys must declare Need.KEYS in its `needs`.")
         return self.rotate(self.keys, self.positions, torch.zeros_like(self.positions))
 
     def mean_attention(self, name: str) -> Float[Tensor, "1 token"]:
@@ -218,14 +220,16 @@ class RecallView:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Policy(ABC):
+class Policy:
     """A retention policy: which tokens each layer keeps. See the module docstring for the axes.
 
     Attributes:
         budget_tokens: video tokens that a layer may hold after a decision; None: no limit.
     """
 
-    budget_tokens: int | None = None
+    budget_tokens: int | None = setting(
+        None, "Video tokens that a layer may hold after a decision; None: no limit.", minimum=1
+    )
 
     name: ClassVar[str] = ""  # as in `--policy`
     title: ClassVar[str] = ""  # one line for listings
@@ -239,13 +243,11 @@ class Policy(ABC):
     recalls: ClassVar[bool] = False  # True: `recall` is asked at every layer of a question
     default_positions: ClassVar[str] = "keep"  # position rule when the session names none
     evaluation_only: ClassVar[bool] = False  # True: needs the future question; refused elsewhere
+    presets: ClassVar[tuple[str, ...]] = ()  # classmethods that build named variants
 
     def __post_init__(self) -> None:
-        if self.budget_tokens is not None and self.budget_tokens <= 0:
-            raise PolicyError(
-                f"Budget must be a positive number of tokens per layer, got {self.budget_tokens}; "
-                "leave it out to keep everything."
-            )
+        """Check every field against its `setting`; subclasses with rules of their own call this first."""
+        validate(self, self.name or type(self).__name__)
 
     # --- what to read ----------------------------------------------------------------------
     @property
@@ -314,7 +316,16 @@ class Policy(ABC):
     # --- descriptions ----------------------------------------------------------------------
     def config(self) -> dict[str, Any]:
         """Name and fields, as written to manifests."""
-        return {"policy": self.name} | {f.name: getattr(self, f.name) for f in fields(self)}
+        return {"policy": self.name} | {f.name: plain(getattr(self, f.name)) for f in fields(self)}
+
+
+def plain(value: Any) -> Any:
+    """A field's value as manifests can hold it: policies inside it become their own descriptions."""
+    if isinstance(value, Policy):
+        return value.config()
+    if isinstance(value, tuple):
+        return tuple(plain(v) for v in cast("tuple[Any, ...]", value))
+    return value
 
 
 def top_newest(total: Float[Tensor, "head token"], count: int) -> Int[Tensor, "head kept"]:

@@ -1,0 +1,37 @@
+"""Retention policies: what each layer keeps when its cache is full. `base` has the contract, `registry` the names."""
+
+from __future__ import annotations
+
+from hermes_lab.policies.base import LayerView, Merged, Need, Policy, ReadPlan, Scores
+from hermes_lab.policies.registry import (
+    PolicyInfo,
+    from_config,
+    get,
+    info,
+    names,
+    policy_class,
+    problems,
+    register,
+    unregister,
+)
+from hermes_lab.policies.settings import FieldInfo, setting
+
+__all__ = [
+    "FieldInfo",
+    "LayerView",
+    "Merged",
+    "Need",
+    "Policy",
+    "PolicyInfo",
+    "ReadPlan",
+    "Scores",
+    "from_config",
+    "get",
+    "info",
+    "names",
+    "policy_class",
+    "problems",
+    "register",
+    "setting",
+    "unregister",
+]

@@ -1,0 +1,306 @@
+"""Finding policies by name: the built-in table, plug-ins of installed packages, and classes of a notebook.
+
+A policy is asked for in one line of text, `name`, `name:preset` or either with options in brackets:
+
+    hermes    hermes:released    fifo(budget_tokens=512)    uniform(budget_tokens=64, by=token)
+
+Option values are Python literals; a bare word or a call (`by=token`, `policy=fifo(budget_tokens=8)`) is taken as text.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import importlib
+import inspect
+import logging
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, ClassVar, cast, get_origin
+
+from hermes_lab.errors import PolicyError, nearest
+from hermes_lab.policies.base import Need, Policy
+from hermes_lab.policies.settings import FieldInfo, describe
+
+GROUP = "hermes_lab.policies"
+
+# One line a policy: name -> "module:Class", the module inside this package, imported when asked for.
+BUILTIN: dict[str, str] = {
+    "full": "full:Full",
+    "fifo": "fifo:Fifo",
+    "uniform": "uniform:Uniform",
+    "random": "random:Random",
+    "sink_recent": "sink_recent:SinkRecent",
+    "recent_frames": "recent_frames:RecentFrames",
+    "hermes": "hermes:Hermes",
+}
+
+_log = logging.getLogger(__name__)
+_registered: dict[str, type[Policy]] = {}
+_plugins: dict[str, type[Policy]] | None = None
+_problems: dict[str, str] = {}
+
+
+@dataclass(frozen=True)
+class PolicyInfo:
+    """What a listing says about a policy; the class attributes of `Policy`, and its fields.
+
+    Attributes:
+        presets: names that may follow the policy's own after a colon.
+        origin: "built-in", "registered", or the distribution a plug-in came with.
+        doc: first paragraph of the class docstring, in one line.
+    """
+
+    name: str
+    title: str
+    source: str
+    licence: str
+    needs: frozenset[Need]
+    per_head: bool
+    fields: tuple[FieldInfo, ...]
+    presets: tuple[str, ...]
+    archives: bool
+    recalls: bool
+    evaluation_only: bool
+    default_positions: str
+    origin: str
+    doc: str
+
+
+def get(spec: str, **overrides: Any) -> Policy:
+    """The policy that a line of text asks for.
+
+    Args:
+        spec: as in the module docstring.
+        overrides: field values that win over those in the text.
+
+    Raises:
+        PolicyError: unknown name, preset or field, or a value that its field does not take.
+    """
+    name, preset, options = parse(spec)
+    return _build(name, preset, options | overrides)
+
+
+def from_config(config: Mapping[str, Any]) -> Policy:
+    """The policy that a manifest describes (the inverse of `Policy.config`, also after JSON).
+
+    Raises:
+        PolicyError: as for `get`; also where the manifest names no policy.
+    """
+    values = {key: _restore(value) for key, value in config.items()}
+    name = values.pop("policy", None)
+    if not isinstance(name, str):
+        raise PolicyError("The policy's description has no name under 'policy'; it is incomplete.")
+    return _build(name, None, values)
+
+
+def names() -> list[str]:
+    """All policies that can be asked for, sorted; plug-ins that cannot be loaded are left out and logged."""
+    return sorted(BUILTIN.keys() | _load_plugins().keys() | _registered.keys())
+
+
+def problems() -> tuple[str, ...]:
+    """One sentence for each installed plug-in that could not be used."""
+    _load_plugins()
+    return tuple(_problems.values())
+
+
+def policy_class(name: str) -> type[Policy]:
+    """The class behind a name (without preset or options).
+
+    Raises:
+        PolicyError: the name is unknown, or names a plug-in that cannot be loaded.
+    """
+    key = name.strip().replace("-", "_")
+    if key in BUILTIN:
+        module, _, attribute = BUILTIN[key].partition(":")
+        loaded = importlib.import_module(f"{__package__}.{module}")
+        return cast("type[Policy]", getattr(loaded, attribute))
+    if key in _registered:
+        return _registered[key]
+    plugins = _load_plugins()
+    if key in plugins:
+        return plugins[key]
+    if key in _problems:
+        raise PolicyError(_problems[key])
+    raise PolicyError(f"There is no policy {name!r}; {nearest(key, names())}")
+
+
+def info(name: str) -> PolicyInfo:
+    """What a listing says about one policy.
+
+    Raises:
+        PolicyError: as for `policy_class`.
+    """
+    cls = policy_class(name)
+    return PolicyInfo(
+        name=cls.name,
+        title=cls.title,
+        source=cls.source,
+        licence=cls.licence,
+        needs=frozenset(cls.needs),
+        per_head=cls.per_head,
+        fields=describe(cls),
+        presets=tuple(cls.presets),
+        archives=cls.archives,
+        recalls=cls.recalls,
+        evaluation_only=cls.evaluation_only,
+        default_positions=cls.default_positions,
+        origin=_origin(cls),
+        doc=" ".join((inspect.getdoc(cls) or "").split("\n\n")[0].split()),
+    )
+
+
+def register(cls: type[Policy]) -> type[Policy]:
+    """Make a class of a notebook or script available by its `name`; also a decorator, and may be repeated.
+
+    Raises:
+        PolicyError: the class is no complete policy, or its name belongs to a built-in one.
+    """
+    fault = _fault(cls)
+    if fault is None and cls.name in BUILTIN:
+        fault = f"the name {cls.name!r} belongs to a built-in policy; choose another"
+    if fault is not None:
+        raise PolicyError(f"{getattr(cls, '__name__', cls)!r} cannot be registered: {fault}.")
+    _registered[cls.name] = cls
+    return cls
+
+
+def unregister(name: str) -> None:
+    """Forget a class given to `register`; unknown names are ignored."""
+    _registered.pop(name, None)
+
+
+def parse(spec: str) -> tuple[str, str | None, dict[str, Any]]:
+    """Split a line of text into name, preset and options; nothing is looked up or evaluated.
+
+    Raises:
+        PolicyError: the text is not of the form `name:preset(key=value, ...)`.
+    """
+    match = re.fullmatch(r"\s*([\w-]+)\s*(?::\s*([\w-]+)\s*)?(\(.*\))?\s*", spec, re.DOTALL)
+    if match is None:
+        raise PolicyError(
+            f"Cannot read the policy {spec!r}; write name, name:preset or name(key=value, ...)."
+        )
+    name, preset, brackets = match.groups()
+    return name, preset, _options(spec, brackets) if brackets else {}
+
+
+def _options(spec: str, brackets: str) -> dict[str, Any]:
+    try:
+        call = ast.parse(f"policy{brackets}", mode="eval").body
+    except (SyntaxError, ValueError) as error:
+        raise PolicyError(
+            f"Cannot read the options of {spec!r}; write key=value pairs with commas between them."
+        ) from error
+    if (
+        not isinstance(call, ast.Call)
+        or not isinstance(call.func, ast.Name)
+        or call.args
+        or any(keyword.arg is None for keyword in call.keywords)
+    ):
+        raise PolicyError(f"The options of {spec!r} must be key=value pairs with commas between.")
+    options: dict[str, Any] = {}
+    for keyword in call.keywords:
+        key = keyword.arg or ""
+        if isinstance(keyword.value, ast.Name | ast.Call):
+            options[key] = ast.unparse(keyword.value)
+            continue
+        try:
+            options[key] = ast.literal_eval(keyword.value)
+        except ValueError as error:
+            raise PolicyError(
+                f"The value of {key!r} in {spec!r} must be a plain number, text, True, False, "
+                "None or a tuple of these."
+            ) from error
+    return options
+
+
+def _build(name: str, preset: str | None, values: Mapping[str, Any]) -> Policy:
+    cls = policy_class(name)
+    infos = {f.name: f for f in describe(cls)}
+    for key in values:
+        if key not in infos:
+            raise PolicyError(f"Policy {cls.name!r} has no field {key!r}; {nearest(key, infos)}")
+    missing = [f.name for f in infos.values() if f.required and f.name not in values]
+    if missing:
+        field = infos[missing[0]]
+        raise PolicyError(f"Policy {cls.name!r} needs the field {field.name!r}: {field.takes}.")
+    if preset is None:
+        return cls(**values)
+    key = preset.replace("-", "_")
+    if key not in cls.presets:
+        hint = nearest(key, cls.presets) if cls.presets else "it has none."
+        raise PolicyError(f"Policy {cls.name!r} has no preset {preset!r}; {hint}")
+    return getattr(cls, key)(**values)
+
+
+def _restore(value: Any) -> Any:
+    """Nested policies of a manifest become policies again."""
+    if isinstance(value, Mapping) and "policy" in value:
+        return from_config(cast("Mapping[str, Any]", value))
+    if isinstance(value, list | tuple):
+        return tuple(_restore(v) for v in cast("tuple[Any, ...]", value))
+    return value
+
+
+def _load_plugins() -> dict[str, type[Policy]]:
+    """Import the plug-ins of installed packages once; a faulty one is noted and the others go on."""
+    global _plugins
+    if _plugins is None:
+        _plugins = {}
+        for entry in entry_points(group=GROUP):
+            try:
+                _plugins[entry.name] = _load(entry, _plugins)
+            except PolicyError as error:
+                _problems[entry.name] = str(error)
+                _log.warning("%s", error)
+    return _plugins
+
+
+def _load(entry: EntryPoint, loaded: Mapping[str, type[Policy]]) -> type[Policy]:
+    package = f" of package {entry.dist.name!r}" if entry.dist is not None else ""
+    about = f"Policy plug-in {entry.name!r}{package} cannot be used"
+    if entry.name in BUILTIN or entry.name in loaded:
+        owner = "a built-in policy" if entry.name in BUILTIN else "another plug-in"
+        raise PolicyError(f"{about}: its name belongs to {owner}; rename its entry point.")
+    try:
+        cls = entry.load()
+    except (Exception, SystemExit) as error:  # whatever a stranger's module does on import
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise PolicyError(
+            f"{about}: loading {entry.value!r} failed with {reason.rstrip('.')}."
+        ) from error
+    fault = _fault(cls)
+    if fault is None and cls.name != entry.name:
+        fault = f"its class is named {cls.name!r}; both names must be the same"
+    if fault is not None:
+        raise PolicyError(f"{about}: {fault}.")
+    return cls
+
+
+def _fault(cls: Any) -> str | None:
+    """Why an object is no complete policy class, or None."""
+    if not (isinstance(cls, type) and issubclass(cls, Policy)):
+        return "it is not a subclass of hermes_lab.policies.Policy"
+    if not re.fullmatch(r"[A-Za-z_]\w*", cls.name):
+        return "its class attribute 'name' must be a word of letters, digits and underscores"
+    known = {f.name for f in dataclasses.fields(cls)}
+    for key, annotation in vars(cls).get("__annotations__", {}).items():
+        class_variable = get_origin(annotation) is ClassVar or "ClassVar" in str(annotation)
+        if key not in known and not class_variable:
+            return "it has fields of its own but lacks the decorator @dataclass(frozen=True)"
+    return None
+
+
+def _origin(cls: type[Policy]) -> str:
+    if _registered.get(cls.name) is cls:
+        return "registered"
+    if cls.name in BUILTIN:
+        return "built-in"
+    for entry in entry_points(group=GROUP):
+        if entry.name == cls.name and entry.dist is not None:
+            return entry.dist.name
+    return "plug-in"
