@@ -12,6 +12,7 @@ over the candidates of the layer in temporal order; `query_head` over attention 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
@@ -26,6 +27,8 @@ from hermes_lab.errors import PolicyError
 from hermes_lab.policies.settings import setting as setting
 from hermes_lab.policies.settings import validate
 
+UNBOUNDED = 2**31 - 1  # a layer's budget where the limit is not in tokens
+
 
 class Need(StrEnum):
     """What a policy wants to see; the engine computes only what is declared."""
@@ -35,6 +38,7 @@ class Need(StrEnum):
     GUIDANCE = "guidance"  # attention of pseudo-queries on the cache (see `Policy.guidance`)
     CHUNK_ATTENTION = "chunk_attention"  # rows of the chunk's last `window_queries` visual queries
     RECEIVED_ATTENTION = "received_attention"  # attention received from all queries of the chunk
+    QUERIES = "queries"  # queries of the pseudo-queries themselves, before rotation
     FEATURES = "features"  # vision-tower features, for `admit`
     SALIENCY = "saliency"  # attention inside the vision tower, for `admit`
 
@@ -77,8 +81,11 @@ class LayerView:
         attention: rows of each guidance by name, and of the chunk's last queries as "chunk".
         received: attention received from this chunk's queries, summed over them, with `received_queries`
             the number of queries that could see each token.
-        carried: per-token state returned by earlier `observe` calls, gathered with the survivors;
-            NaN for tokens that have none yet.
+        queries: queries of each guidance by name, before rotation.
+        carried: per-token state returned by earlier `observe` calls, and the `Admission.terms` that tokens were
+            admitted with, gathered with the survivors; NaN for tokens that have none yet.
+        budget_tokens: what the layer may hold after this decision (as `Policy.budgets` says, before
+            `adapt_budgets`); None without limit.
         rotate: `rotate(keys, old_positions, new_positions)` re-rotates keys exactly (fp32 inside).
         rng: a generator seeded by (session seed, step, layer).
     """
@@ -105,9 +112,13 @@ class LayerView:
     )
     received: Float[Tensor, "query_head token"] | None = None
     received_queries: Float[Tensor, " token"] | None = None
+    queries: Mapping[str, Float[Tensor, "query_head row dim"]] = field(
+        default_factory=lambda: MappingProxyType({})
+    )
     carried: Mapping[str, Float[Tensor, "head token"]] = field(
         default_factory=lambda: MappingProxyType({})
     )
+    budget_tokens: int | None = None
     rotate: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
     rng: torch.Generator | None = None
 
@@ -182,7 +193,10 @@ class Arrival:
 
 @dataclass(frozen=True)
 class Admission:
-    """Which tokens of a chunk enter the decoder, and with which embeddings (None: their own)."""
+    """Which tokens of a chunk enter the decoder, and with which embeddings (None: their own).
+
+    `terms` explain the choice; those of the tokens that enter are carried with them (`LayerView.carried`).
+    """
 
     keep: Int[Tensor, " kept"]
     embeds: Float[Tensor, "kept hidden"] | None = None
@@ -198,12 +212,15 @@ class ReadPlan:
 
     Attributes:
         recent_frames: so many of the last frames are prefilled afresh on the system prefix alone (their
-            visual embeddings are kept, the vision tower does not run again).
+            visual embeddings are kept as they arrived, before `admit`; the vision tower does not run again).
         use_cache: whether the retained cache stands before them.
+        replaces: whether cached tokens of those same frames are hidden from the question, so that no frame is
+            read twice. A policy that also recalls is asked first, and the frames are hidden from its answer.
     """
 
     recent_frames: int = 0
     use_cache: bool = True
+    replaces: bool = False
 
 
 @dataclass(frozen=True)
@@ -219,9 +236,30 @@ class RecallView:
     view: LayerView
 
 
+class Codec(ABC):
+    """How the archive stores evicted keys or values; the engine encodes on eviction and decodes for `recall`."""
+
+    @abstractmethod
+    def encode(
+        self, states: Float[Tensor, "kv_head token dim"], group: Int[Tensor, " token"]
+    ) -> Any:
+        """Store states; tokens with the same number in `group` (their frame) share quantisation ranges."""
+
+    @abstractmethod
+    def decode(self, stored: Any) -> Float[Tensor, "kv_head token dim"]:
+        """What `encode` stored, in its dtype and on its device."""
+
+    @abstractmethod
+    def stored_bytes(self, stored: Any) -> int:
+        """Bytes that `encode`'s answer occupies."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Policy:
     """A retention policy: which tokens each layer keeps. See the module docstring for the axes.
+
+    Class attributes say what the engine should know; a policy made of others (see `combine`) sets them on the
+    instance, so the engine reads them from the instance.
 
     Attributes:
         budget_tokens: video tokens that a layer may hold after a decision; None: no limit.
@@ -244,6 +282,7 @@ class Policy:
     default_positions: ClassVar[str] = "keep"  # position rule when the session names none
     evaluation_only: ClassVar[bool] = False  # True: needs the future question; refused elsewhere
     presets: ClassVar[tuple[str, ...]] = ()  # classmethods that build named variants
+    granularity: ClassVar[str] = ""  # unit of the decision, where it is not a token
 
     def __post_init__(self) -> None:
         """Check every field against its `setting`; subclasses with rules of their own call this first."""
@@ -261,7 +300,11 @@ class Policy:
 
     # --- the decision ----------------------------------------------------------------------
     def budgets(self, layers: int) -> list[int] | None:
-        """Video tokens per layer; None: no limit anywhere. The total should equal layers * budget_tokens."""
+        """Video tokens per layer; None: no limit anywhere. The total should equal layers * budget_tokens.
+
+        A policy that limits by frames or seconds instead answers UNBOUNDED for each layer, and overrides `due` and
+        `select` (which may keep fewer than it is allowed).
+        """
         return None if self.budget_tokens is None else [self.budget_tokens] * layers
 
     def due(self, tokens: Sequence[int], budgets: Sequence[int]) -> bool:
@@ -311,6 +354,10 @@ class Policy:
 
     def recall(self, question: RecallView) -> Int[Tensor, "head recalled"] | None:
         """Which stored tokens of one layer a question may attend to, as indices; None: all of them."""
+        return None
+
+    def codec(self) -> Codec | None:
+        """How the archive stores keys and values; None: as they are."""
         return None
 
     # --- descriptions ----------------------------------------------------------------------
