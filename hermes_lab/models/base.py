@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +33,10 @@ class Segment:
         anchor: what `rel` is relative to. "next": the next free position of the layer on every axis.
             "video": the t axis continues the layer's video time and the h, w axes are relative to the place
             where the video began, as in one uninterrupted video span (Qwen2.5-VL).
+            `hermes_lab.models.cursor.Cursor` is the rule in code.
+        video_span: with anchor "video", how far the segment moves the layer's video time; the next
+            segment's first frames go there. It exceeds the largest `rel` of the t axis by the time between
+            two groups of frames.
         deepstack: extra visual embeddings added to the residual stream after the first decoder layers
             (Qwen3-VL), each of the same shape as `embeds` and zero on text tokens.
         features: vision-tower features of the visual tokens before the projector, mapped to the token grid
@@ -49,6 +53,7 @@ class Segment:
     col: npt.NDArray[np.int16]
     rel: Int[Tensor, "axes tokens"]
     anchor: Literal["next", "video"] = "next"
+    video_span: int = 0
     deepstack: tuple[Float[Tensor, "tokens hidden"], ...] = ()
     features: Float[Tensor, "visual features"] | None = None
     saliency: Float[Tensor, " visual"] | None = None
@@ -83,7 +88,9 @@ class Adapter(ABC):
     revision: str | None = None
 
     family: ClassVar[str] = ""
-    model_types: ClassVar[tuple[str, ...]] = ()  # `config.model_type` values that this adapter takes
+    model_types: ClassVar[
+        tuple[str, ...]
+    ] = ()  # `config.model_type` values that this adapter takes
     rotary_axes: ClassVar[int] = 1
 
     # --- where things are ------------------------------------------------------------------
@@ -124,17 +131,17 @@ class Adapter(ABC):
     @property
     def device(self) -> torch.device:
         """Where decoder inputs must lie (the embedding's device under a `device_map`)."""
-        return self.embedding.weight.device  # type: ignore[return-value]
+        return cast(Tensor, self.embedding.weight).device
 
     @property
     def dtype(self) -> torch.dtype:
         """The dtype of decoder inputs."""
-        return self.embedding.weight.dtype  # type: ignore[return-value]
+        return cast(Tensor, self.embedding.weight).dtype
 
     @property
     def embedding(self) -> nn.Module:
         """The input embedding of the decoder."""
-        return self.model.get_input_embeddings()  # type: ignore[operator]
+        return cast(nn.Module, cast(Any, self.model).get_input_embeddings())
 
     # --- inputs ----------------------------------------------------------------------------
     def embed(self, ids: Int[Tensor, " tokens"]) -> Float[Tensor, "tokens hidden"]:
@@ -196,7 +203,7 @@ class Adapter(ABC):
         """Positions that the model was configured for."""
         return int(self.text_config.max_position_embeddings)
 
-    def check_streamable(self, needed_tokens: int | None = None) -> None:
+    def check_streamable(self, needed_tokens: int | None = None) -> None:  # noqa: B027 -- most families refuse nothing
         """Refuse, in one sentence, what the engine cannot stream correctly (default: nothing).
 
         Raises:

@@ -1,0 +1,245 @@
+"""Loading a model by name: a shipped default, a local folder, or a hub id. Remote code is never run."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from huggingface_hub.errors import HFValidationError
+from transformers import AutoModelForImageTextToText, AutoTokenizer, PreTrainedConfig
+from transformers.utils.hub import cached_file
+
+from hermes_lab.errors import ModelError, nearest
+from hermes_lab.models.base import Adapter
+from hermes_lab.models.llava_onevision import LlavaOnevision
+from hermes_lab.models.qwen2_5_vl import Qwen2_5VL
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class FamilyInfo:
+    """One supported family, for listings.
+
+    Attributes:
+        name: the adapter's family.
+        model_types: `model_type` values of config.json that it takes.
+        rotary_axes: 1, or 3 for M-RoPE.
+        examples: hub ids of checkpoints.
+        note: one line on how it streams.
+    """
+
+    name: str
+    model_types: tuple[str, ...]
+    rotary_axes: int
+    examples: tuple[str, ...]
+    note: str
+
+
+_FAMILIES: tuple[tuple[type[Adapter], tuple[str, ...], str], ...] = (
+    (
+        LlavaOnevision,
+        ("llava-hf/llava-onevision-qwen2-0.5b-ov-hf", "llava-hf/llava-onevision-qwen2-7b-ov-hf"),
+        "frames one by one, 196 tokens each at 384 px",
+    ),
+    (
+        Qwen2_5VL,
+        ("Qwen/Qwen2.5-VL-3B-Instruct", "Qwen/Qwen2.5-VL-7B-Instruct", "Qwen/Qwen2-VL-2B-Instruct"),
+        "pairs of frames, M-RoPE time follows the clock; feed even chunks",
+    ),
+)
+
+
+def families() -> list[FamilyInfo]:
+    """The supported model families."""
+    return [
+        FamilyInfo(adapter.family, adapter.model_types, adapter.rotary_axes, examples, note)
+        for adapter, examples, note in _FAMILIES
+    ]
+
+
+def load(
+    name: str | Path,
+    *,
+    dtype: str | torch.dtype = "auto",
+    device: str | None = None,
+    device_map: str | Mapping[str, Any] | None = None,
+    revision: str | None = None,
+    local_files_only: bool = False,
+) -> Adapter:
+    """Load a model and wrap it in its family's adapter, in eval mode with frozen weights.
+
+    Args:
+        name: a shipped model's name ("pocket"), a local folder, or a hub id.
+        dtype: "auto" (the checkpoint's own), a dtype, or its name, such as "bfloat16".
+        device: where the whole model goes; not together with `device_map`.
+        device_map: passed to transformers (needs the accelerate package).
+        revision: branch, tag or commit of a hub id.
+        local_files_only: never ask the hub.
+
+    Raises:
+        ModelError: unknown name, unsupported family, or a checkpoint that is incomplete or damaged.
+    """
+    if device is not None and device_map is not None:
+        raise ModelError("Give either a device or a device_map, not both.")
+    source = _resolve(name)
+    hub = {"revision": revision, "local_files_only": local_files_only}
+    config = _read_config(source, hub)
+    adapter = _adapter_class(str(name), config)
+    model = _load_model(source, hub, dtype, device_map)
+    if device is not None:
+        try:
+            model.to(device)
+        except (RuntimeError, AssertionError) as error:
+            raise ModelError(
+                f"The model cannot be moved to device {device!r}: {_line(error)}"
+            ) from error
+    return adapter(
+        model=model.eval().requires_grad_(False),
+        tokenizer=_load_tokenizer(source, hub),
+        image_settings=_load_settings(source, hub),
+        name=str(name),
+        revision=revision or getattr(model.config, "_commit_hash", None),
+    )
+
+
+def _shipped() -> dict[str, Path]:
+    try:
+        from hermes_lab.pocket import names, shipped_path
+    except ImportError:  # a build without the default model
+        return {}
+    return {name: shipped_path(name) for name in names()}
+
+
+def _resolve(name: str | Path) -> str:
+    """The folder or hub id that a name stands for."""
+    text = str(name)
+    if isinstance(name, str) and text in (shipped := _shipped()):
+        return str(shipped[text])
+    folder = Path(text).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise ModelError(
+                f"The folder {folder} holds no config.json, so it is not a model checkpoint."
+            )
+        return str(folder)
+    if folder.is_file():
+        raise ModelError(f"{folder} is a file; name the folder of the checkpoint instead.")
+    if isinstance(name, Path) or text.startswith(("/", ".", "~")) or text.count("/") > 1:
+        raise ModelError(f"There is no model folder at {folder}.")
+    if "/" not in text:
+        known = [*_shipped(), *(example for info in families() for example in info.examples)]
+        raise ModelError(f"There is no model named {text!r}; {nearest(text, known)}")
+    return text
+
+
+def _line(error: BaseException) -> str:
+    """The first sentence of somebody else's message."""
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__
+
+
+def _read_config(source: str, hub: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        config, _ = PreTrainedConfig.get_config_dict(source, **hub)
+    except (OSError, ValueError, HFValidationError) as error:
+        if Path(source).is_dir():
+            raise ModelError(
+                f"The config.json in {source} cannot be read: {_line(error)}"
+            ) from error
+        raise ModelError(
+            f"The model {source!r} is neither a folder here nor reachable on the hub: {_line(error)}"
+        ) from error
+    return config
+
+
+def _adapter_class(name: str, config: Mapping[str, Any]) -> type[Adapter]:
+    model_type = config.get("model_type")
+    for adapter, _, _ in _FAMILIES:
+        if model_type in adapter.model_types:
+            return adapter
+    supported = ", ".join(kind for adapter, _, _ in _FAMILIES for kind in adapter.model_types)
+    raise ModelError(
+        f"{name} is a model of type {model_type!r}, which cannot be streamed here; supported types are "
+        f"{supported}."
+    )
+
+
+def _load_model(
+    source: str,
+    hub: Mapping[str, Any],
+    dtype: str | torch.dtype,
+    device_map: str | Mapping[str, Any] | None,
+) -> Any:
+    if (
+        isinstance(dtype, str)
+        and dtype != "auto"
+        and not isinstance(getattr(torch, dtype, None), torch.dtype)
+    ):
+        raise ModelError(
+            f"{dtype!r} is not a torch dtype; try 'auto', 'float32', 'bfloat16' or 'float16'."
+        )
+    try:
+        model, report = cast(Any, AutoModelForImageTextToText).from_pretrained(
+            source,
+            dtype=dtype,
+            device_map=device_map,
+            attn_implementation="sdpa",
+            trust_remote_code=False,
+            use_safetensors=True,  # never unpickle weights
+            output_loading_info=True,
+            **hub,
+        )
+    except Exception as error:  # damaged files surface as many types, safetensors' own among them
+        raise ModelError(f"The weights of {source} cannot be loaded: {_line(error)}") from error
+    if missing := sorted(report["missing_keys"]):
+        raise ModelError(
+            f"The checkpoint {source} lacks {len(missing)} of its model's weights, {missing[0]} among them; "
+            "it is incomplete."
+        )
+    return model
+
+
+def _load_tokenizer(source: str, hub: Mapping[str, Any]) -> Any:
+    try:
+        tokenizer = cast(Any, AutoTokenizer).from_pretrained(source, trust_remote_code=False, **hub)
+    except Exception as error:  # a missing or damaged tokenizer surfaces as many types
+        raise ModelError(
+            f"The tokenizer of {source} is missing or cannot be loaded: {_line(error)}"
+        ) from error
+    if tokenizer.chat_template is None:  # older checkpoints keep it beside the processor
+        tokenizer.chat_template = _read_json(source, "chat_template.json", hub).get("chat_template")
+    return tokenizer
+
+
+def _load_settings(source: str, hub: Mapping[str, Any]) -> dict[str, Any]:
+    """Saved processor settings: "image", "video" and "processor", each a mapping (empty where not saved)."""
+    processor = _read_json(source, "processor_config.json", hub)
+    image = processor.pop("image_processor", None)
+    video = processor.pop("video_processor", None)
+    return {
+        "image": image or _read_json(source, "preprocessor_config.json", hub),
+        "video": video or _read_json(source, "video_preprocessor_config.json", hub),
+        "processor": processor,
+    }
+
+
+def _read_json(source: str, file: str, hub: Mapping[str, Any]) -> dict[str, Any]:
+    path = cached_file(
+        source,
+        file,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+        **hub,
+    )
+    if path is None:
+        return {}
+    try:
+        return cast(dict[str, Any], json.loads(Path(path).read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"The file {file} of {source} cannot be read: {_line(error)}") from error

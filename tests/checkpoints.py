@@ -1,0 +1,224 @@
+"""Tiny random checkpoints of every model family, written as a hub checkpoint would lie on disk.
+
+Decoder: hidden 64, 4 query and 2 KV heads, byte-level tokenizer. Weights are large enough for attention to
+be far from uniform, and biases and norm weights are random too, so that a token more or less, or a wrong
+position, moves the logits well beyond rounding.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import (
+    AutoConfig,
+    AutoModelForImageTextToText,
+    PreTrainedTokenizerFast,
+)
+
+VOCABULARY = 300
+SPECIAL = (
+    "<pad>", "<bos>", "<eos>", "<|im_start|>", "<|im_end|>", "<video>", "<image>",
+    "<|vision_start|>", "<|vision_end|>", "<|video_pad|>", "<|image_pad|>",
+)  # fmt: skip
+ID = {token: index for index, token in enumerate(SPECIAL)}
+
+Spec = tuple[
+    dict[str, Any], dict[str, dict[str, Any]], str
+]  # config, settings files, chat template
+
+
+def _text(model_type: str, layers: int, **extra: Any) -> dict[str, Any]:
+    return {
+        "model_type": model_type,
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": layers,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+        "vocab_size": VOCABULARY,
+        "max_position_embeddings": 4096,
+        "initializer_range": 0.12,
+        "tie_word_embeddings": False,
+        "pad_token_id": ID["<pad>"],
+        "bos_token_id": ID["<bos>"],
+        "eos_token_id": ID["<eos>"],
+        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
+        **extra,
+    }
+
+
+CHATML_MEDIA_FIRST = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + ' ' }}"
+    "{% for part in message['content'] | selectattr('type', 'equalto', 'video') %}{{ '<video>' }}{% endfor %}"
+    "{% for part in message['content'] | selectattr('type', 'equalto', 'text') %}"
+    "{{ '\n' + part['text'] }}{% endfor %}{{ '<|im_end|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+def _llava_onevision(layers: int) -> Spec:
+    side = 40  # 5x5 patches, pooled to 3x3 tokens: the odd case of the real 27x27 to 14x14
+    config = {
+        "model_type": "llava_onevision",
+        "text_config": _text("qwen2", layers),
+        "vision_config": {
+            "model_type": "siglip_vision_model",
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "initializer_range": 0.12,
+            "image_size": side,
+            "patch_size": 8,
+            "vision_use_head": False,
+        },
+        "image_token_index": ID["<image>"],
+        "video_token_index": ID["<video>"],
+        "image_grid_pinpoints": [[side, side]],
+        "tie_word_embeddings": False,
+    }
+    frames = {
+        "size": {"height": side, "width": side},
+        "resample": 3,
+        "do_resize": True,
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": [0.5, 0.5, 0.5],
+        "image_std": [0.5, 0.5, 0.5],
+    }
+    settings = {
+        "preprocessor_config.json": {
+            **frames,
+            "image_processor_type": "LlavaOnevisionImageProcessor",
+        },
+        "video_preprocessor_config.json": {
+            **frames,
+            "video_processor_type": "LlavaOnevisionVideoProcessor",
+        },
+        "processor_config.json": {
+            "processor_class": "LlavaOnevisionProcessor",
+            "num_image_tokens": 25,
+            "vision_feature_select_strategy": "full",
+        },
+    }
+    return config, settings, CHATML_MEDIA_FIRST
+
+
+QWEN_CHATML = (
+    "{% if messages[0]['role'] != 'system' %}"
+    "{{ '<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n' }}{% endif %}"
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}"
+    "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
+    "{% for part in message['content'] %}{% if part['type'] == 'video' %}"
+    "{{ '<|vision_start|><|video_pad|><|vision_end|>' }}{% else %}{{ part['text'] }}{% endif %}{% endfor %}"
+    "{% endif %}{{ '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+QWEN_TOKENS = {
+    "image_token_id": ID["<|image_pad|>"],
+    "video_token_id": ID["<|video_pad|>"],
+    "vision_start_token_id": ID["<|vision_start|>"],
+    "vision_end_token_id": ID["<|vision_end|>"],
+}
+
+
+def _qwen2_5_vl(layers: int) -> Spec:
+    config = {
+        "model_type": "qwen2_5_vl",
+        "text_config": _text(
+            "qwen2_5_vl_text",
+            layers,
+            rope_parameters={
+                "rope_type": "default",
+                "rope_theta": 10000.0,
+                "mrope_section": [2, 3, 3],
+            },
+        ),
+        "vision_config": {
+            "model_type": "qwen2_5_vl_vision",
+            "depth": 2,
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_heads": 2,
+            "initializer_range": 0.12,
+            "out_hidden_size": 64,
+            "patch_size": 14,
+            "spatial_merge_size": 2,
+            "temporal_patch_size": 2,
+            "window_size": 56,
+            "fullatt_block_indexes": [1],
+            "tokens_per_second": 2,
+        },
+        "tie_word_embeddings": False,
+        **QWEN_TOKENS,
+    }
+    settings = {
+        "preprocessor_config.json": {
+            "image_processor_type": "Qwen2VLImageProcessor",
+            "size": {"shortest_edge": 4 * 28 * 28, "longest_edge": 12 * 28 * 28},
+            "patch_size": 14,
+            "merge_size": 2,
+            "temporal_patch_size": 2,
+            "resample": 3,
+            "image_mean": [0.48145466, 0.4578275, 0.40821073],
+            "image_std": [0.26862954, 0.26130258, 0.27577711],
+        },
+    }
+    settings["video_preprocessor_config.json"] = {
+        **settings["preprocessor_config.json"],
+        "video_processor_type": "Qwen2VLVideoProcessor",
+        "fps": 2,
+    }
+    return config, settings, QWEN_CHATML
+
+
+_SPECS: dict[str, Callable[[int], Spec]] = {
+    "llava_onevision": _llava_onevision,
+    "qwen2_5_vl": _qwen2_5_vl,
+}
+FAMILIES: tuple[str, ...] = tuple(_SPECS)
+
+
+def write_checkpoint(family: str, folder: Path, seed: int = 0, layers: int = 4) -> Path:
+    """Write a tiny checkpoint of one family into `folder`; the same seed gives the same weights."""
+    config, settings, template = _SPECS[family](layers)
+    folder.mkdir(parents=True, exist_ok=True)
+    kind = config.pop("model_type")
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = AutoModelForImageTextToText.from_config(AutoConfig.for_model(kind, **config))
+        for parameter in model.parameters():
+            if parameter.ndim == 1:
+                parameter.data += 0.1 * torch.randn_like(parameter)
+    model.generation_config.eos_token_id = ID["<|im_end|>"]
+    model.save_pretrained(folder)
+    write_tokenizer(folder, template)
+    for name, content in settings.items():
+        (folder / name).write_text(json.dumps(content), encoding="utf-8")
+    return folder
+
+
+def write_tokenizer(folder: Path, template: str | None) -> None:
+    """A tokenizer of single bytes and the special tokens of all families, with a chat template."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {**ID, **{letter: len(ID) + i for i, letter in enumerate(alphabet)}}
+    assert len(vocabulary) <= VOCABULARY
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(list(SPECIAL))
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        bos_token="<bos>",
+        eos_token="<|im_end|>",
+        additional_special_tokens=[t for t in SPECIAL if t not in ("<pad>", "<bos>", "<|im_end|>")],
+        chat_template=template,
+    ).save_pretrained(folder)
