@@ -35,6 +35,14 @@ BUILTIN: dict[str, str] = {
     "sink_recent": "sink_recent:SinkRecent",
     "recent_frames": "recent_frames:RecentFrames",
     "hermes": "hermes:Hermes",
+    "h2o": "h2o:H2O",
+    "snapkv": "snapkv:SnapKV",
+    "pyramidkv": "pyramidkv:PyramidKV",
+    "tova": "tova:Tova",
+    "keydiff": "keydiff:KeyDiff",
+    "knorm": "knorm:Knorm",
+    "value_norm": "value_norm:ValueNorm",
+    "lagkv": "lagkv:LagKV",
 }
 
 _log = logging.getLogger(__name__)

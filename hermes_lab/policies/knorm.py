@@ -1,0 +1,26 @@
+"""Knorm: keep the keys with the smallest norm."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from hermes_lab.policies.base import LayerView, Need, Policy, Scores
+from hermes_lab.policies.scoring import by_head, keys_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class Knorm(Policy):
+    """Keep the tokens with the smallest key norm: s_j = -‖k_j‖₂. Source: arXiv 2406.11430, §3."""
+
+    name: ClassVar[str] = "knorm"
+    title: ClassVar[str] = "smallest key norm"
+    source: ClassVar[str] = "arXiv 2406.11430, §3"
+    licence: ClassVar[str] = "Apache-2.0 (kvpress)"
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.KEYS})
+    per_head: ClassVar[bool] = True
+
+    def score(self, view: LayerView) -> Scores:
+        """Minus the L2 norm of each key (rotation leaves it unchanged)."""
+        norm = by_head(-keys_of(view).norm(dim=-1), view)
+        return Scores(norm, {"minus_key_norm": norm})

@@ -1,0 +1,77 @@
+"""Steps that several scores share: reading by head, lifting tokens that must stay, pooling along the order."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from hermes_lab.errors import PolicyError
+from hermes_lab.policies.base import LayerView
+
+
+def by_head(
+    values: Float[Tensor, "any_head token"], view: LayerView
+) -> Float[Tensor, "head token"]:
+    """Values of query heads or KV heads as one row for each token set of the layer.
+
+    Query heads of one KV group are averaged; where all heads share one token set, all are averaged.
+    """
+    heads = view.ids.shape[0]
+    return values.float().unflatten(0, (heads, -1)).mean(1)
+
+
+def rows_of(view: LayerView, name: str) -> Float[Tensor, "query_head row token"]:
+    """Attention rows of a guidance or of the chunk.
+
+    Raises:
+        PolicyError: the view holds no such rows.
+    """
+    if name not in view.attention:
+        raise PolicyError(
+            f"The layer view has no attention rows {name!r}; declare the need for them in `needs`."
+        )
+    return view.attention[name].float()
+
+
+def keys_of(view: LayerView) -> Float[Tensor, "kv_head token dim"]:
+    """Cached keys in fp32.
+
+    Raises:
+        PolicyError: the policy did not ask for keys.
+    """
+    if view.keys is None:
+        raise PolicyError("A policy that reads keys must declare Need.KEYS in its `needs`.")
+    return view.keys.float()
+
+
+def values_of(view: LayerView) -> Float[Tensor, "kv_head token dim"]:
+    """Cached values in fp32.
+
+    Raises:
+        PolicyError: the policy did not ask for values.
+    """
+    if view.values is None:
+        raise PolicyError("A policy that reads values must declare Need.VALUES in its `needs`.")
+    return view.values.float()
+
+
+def lifted(
+    total: Float[Tensor, "head token"], mask: Bool[Tensor, "head token"]
+) -> Float[Tensor, "head token"]:
+    """Scores with the masked tokens above all others, the order inside both parts unchanged."""
+    span = total.max() - total.min() + 1 if total.numel() else 0
+    return total + mask.to(total.dtype) * span
+
+
+def newest(count: int, like: Float[Tensor, "head token"]) -> Bool[Tensor, "head token"]:
+    """A mask of the last `count` tokens."""
+    tokens = like.shape[-1]
+    return (torch.arange(tokens, device=like.device) >= tokens - count).expand(like.shape)
+
+
+def average_pool(values: Float[Tensor, "head token"], kernel: int) -> Float[Tensor, "head token"]:
+    """Mean over a centred window along the token order; places beyond the ends count as zero."""
+    if values.shape[-1] == 0 or kernel == 1:
+        return values
+    return torch.nn.functional.avg_pool1d(values, kernel, stride=1, padding=kernel // 2)

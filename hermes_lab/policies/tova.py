@@ -1,0 +1,34 @@
+"""TOVA: keep what the last query attends to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from hermes_lab.policies.base import LayerView, Need, Policy, Scores
+from hermes_lab.policies.scoring import rows_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tova(Policy):
+    """Keep the tokens that the newest query attends to, averaged over all heads: s_j = mean_h a_last,j.
+
+    The newest query is the chunk's last visual token; the paper evicts after every token, here once a chunk.
+    Source: TOVA (arXiv 2401.06104), §3.
+    """
+
+    name: ClassVar[str] = "tova"
+    title: ClassVar[str] = "attention of the last query"
+    source: ClassVar[str] = "arXiv 2401.06104, §3"
+    licence: ClassVar[str] = "Apache-2.0 (kvpress)"
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.CHUNK_ATTENTION})
+
+    @property
+    def window_queries(self) -> int | None:
+        """One query."""
+        return 1
+
+    def score(self, view: LayerView) -> Scores:
+        """Attention of the last query, mean over heads."""
+        attention = rows_of(view, "chunk")[:, -1].mean(0, keepdim=True)
+        return Scores(attention, {"attention": attention})
