@@ -1,0 +1,79 @@
+"""A folder of images as a stream."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from hermes_lab.errors import VideoError
+from hermes_lab.video.arrays import SpacedSource
+from hermes_lab.video.picture import Picture
+from hermes_lab.video.source import ReadOptions
+
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
+
+_UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+"""What Pillow raises on a broken image file, by format."""
+
+
+class FolderSource(SpacedSource):
+    """The images of one folder in natural order (frame2 before frame10), `1 / fps` seconds apart.
+
+    Hidden files, subfolders and other kinds of files are passed over; the orientation that a camera
+    noted (EXIF) is applied; of an animated image the first picture counts. At an image that cannot
+    be read the stream ends, and `damage` names it.
+    """
+
+    def __init__(self, path: Path, options: ReadOptions) -> None:
+        try:
+            entries = list(path.iterdir())
+        except OSError as error:
+            raise VideoError(f"The folder {path} cannot be read: {error.strerror}.") from error
+        images = [
+            entry
+            for entry in entries
+            if entry.suffix.lower() in IMAGE_SUFFIXES
+            and not entry.name.startswith(".")
+            and entry.is_file()
+        ]
+        if not images:
+            raise VideoError(
+                f"The folder {path} holds no images: put {', '.join(sorted(IMAGE_SUFFIXES))} files "
+                "in it, or name a video file."
+            )
+        self._images = sorted(images, key=lambda image: natural_key(image.name))
+        options.limits.check_bytes(path.name, sum(image.stat().st_size for image in images))
+        super().__init__(
+            options, name=path.name or str(path), kind="folder", available_frames=len(images)
+        )
+
+    def sha256(self) -> str | None:
+        """SHA-256 over the images' names and contents in stream order, as hex digits."""
+        whole = hashlib.sha256()
+        for image in self._images:
+            with image.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            whole.update(f"{image.name}\n{digest}\n".encode())
+        return whole.hexdigest()
+
+    def _numbered_from(self, first: int) -> Iterator[Picture]:
+        for path in self._images[first:]:
+            try:
+                with Image.open(path) as image:
+                    self.options.limits.check_pixels(path.name, image.width, image.height)
+                    upright = ImageOps.exif_transpose(image).convert("RGB")
+            except _UNREADABLE as error:
+                self.damage = f"{path} cannot be read as an image ({type(error).__name__})."
+                return
+            yield np.asarray(upright)
+
+
+def natural_key(name: str) -> tuple[list[tuple[int, int, str]], str]:
+    """Sort key under which runs of digits compare as numbers; equal keys fall back to the name."""
+    parts = re.findall(r"\d+|\D+", name.casefold())
+    return [(0, int(p), "") if p.isdecimal() else (1, 0, p) for p in parts], name

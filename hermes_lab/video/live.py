@@ -1,0 +1,138 @@
+"""Live video: cameras and streams without an end, read by a thread so that they never lag."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Generator
+
+from av.container import InputContainer
+from av.error import FFmpegError
+
+from hermes_lab.errors import VideoError
+from hermes_lab.video.demux import Damage, frames_and_damage, presented_s, reason, video_stream
+from hermes_lab.video.picture import Picture, upright
+from hermes_lab.video.sampling import LiveGrid, PresentationClock
+from hermes_lab.video.source import FrameSource, ReadOptions
+
+_USUAL_INTERVAL_S = 1 / 30
+
+
+class LiveSource(FrameSource):
+    """Frames of a camera or an endless stream, as they come; it can be iterated once.
+
+    A thread reads and decodes all the time and samples at `fps` by the stream's own clock. At most
+    `buffer_frames` sampled frames wait for the reader of this object; when one more comes, the
+    oldest is dropped (`dropped_frames` counts them), so that the delay never exceeds
+    `buffer_frames / fps` seconds. Frames that arrive damaged are passed over. When the input ends,
+    fails, or is silent for `timeout_s`, the frames so far are delivered and `damage` says why.
+    """
+
+    is_live = True
+
+    def __init__(
+        self,
+        open_container: Callable[[], InputContainer],
+        options: ReadOptions,
+        *,
+        name: str,
+        kind: str,
+        timeout_s: float = 10.0,
+        buffer_frames: int = 16,
+    ) -> None:
+        super().__init__(options)
+        self.name = name
+        self.kind = kind
+        self.dropped_frames = 0
+        self._timeout_s = timeout_s
+        self._waiting: deque[tuple[float, Picture]] = deque(maxlen=buffer_frames)
+        self._news = threading.Condition()
+        self._stop = threading.Event()
+        self._ended = False
+        self._why: str | None = None
+        self._failure: BaseException | None = None
+        self._thread: threading.Thread | None = None
+        self._container = open_container()
+        try:
+            self._stream = video_stream(self._container, name, options.limits)
+            options.limits.check_pixels(name, self._stream.width, self._stream.height)
+        except VideoError:
+            self._container.close()
+            raise
+
+    def close(self) -> None:
+        """Stop reading and free the device; a read that is under way ends in the background."""
+        super().close()
+        self._stop.set()
+        if self._thread is None:
+            self._container.close()
+        else:
+            self._thread.join(timeout=1.0)
+
+    def _pictures(self) -> Generator[tuple[float, Picture]]:
+        if self._thread is not None:
+            raise VideoError(f"{self.name} is live and was read already: open it again.")
+        self._thread = threading.Thread(target=self._read, name=f"read {self.name}", daemon=True)
+        self._thread.start()
+        last_s = 0.0
+        try:
+            while (picture := self._next_picture(last_s)) is not None:
+                last_s = picture[0]
+                yield picture
+        finally:
+            self._stop.set()
+
+    def _next_picture(self, last_s: float) -> tuple[float, Picture] | None:
+        with self._news:
+            heard = self._news.wait_for(lambda: self._waiting or self._ended, self._timeout_s)
+            if self._waiting:
+                return self._waiting.popleft()
+        if self._failure is not None:
+            raise self._failure
+        why = self._why if heard else f"no frame came for {self._timeout_s:g} s"
+        if why is not None:
+            self.damage = f"{self.name} stopped after {last_s:.2f} s: {why}."
+        return None
+
+    def _read(self) -> None:
+        """The reading thread: decode, sample and queue until told to stop or the input ends."""
+        try:
+            self._why = self._read_until_end()
+        except FFmpegError as error:
+            self._why = reason(error)
+        except BaseException as error:  # It is raised again where the frames are consumed.
+            self._failure = error
+        finally:
+            self._container.close()
+            with self._news:
+                self._ended = True
+                self._news.notify_all()
+
+    def _read_until_end(self) -> str | None:
+        options = self.options
+        clock = PresentationClock(origin_s=None, interval_s=_USUAL_INTERVAL_S, duration_s=None)
+        grid = LiveGrid(options.fps, options.start_s)
+        aspect = self._stream.sample_aspect_ratio if options.square_pixels else None
+        why: str | None = "the input ended"
+        began = time.monotonic()
+        for entry in frames_and_damage(self._container, self._stream):
+            if self._stop.is_set():
+                return None
+            if isinstance(entry, Damage):
+                why = entry.why
+                continue
+            why = "the input ended"
+            raw_s = presented_s(entry)
+            time_s = clock.stamp(time.monotonic() - began if raw_s is None else raw_s)
+            if grid.takes(time_s):
+                image = upright(entry, max_side_px=options.max_side_px, pixel_aspect=aspect)
+                self._queue(time_s, image)
+        return why
+
+    def _queue(self, time_s: float, image: Picture) -> None:
+        with self._news:
+            if len(self._waiting) == self._waiting.maxlen:
+                self.dropped_frames += 1
+            self._waiting.append((time_s, image))
+            self._news.notify_all()

@@ -1,0 +1,70 @@
+"""A procedural world as a frame source."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from typing import Protocol, cast
+
+from hermes_lab.errors import VideoError
+from hermes_lab.video.arrays import SpacedSource, as_rgb
+from hermes_lab.video.picture import Picture
+from hermes_lab.video.source import ReadOptions
+
+_DEFAULT_SEED = 0
+_DEFAULT_FRAMES = 64
+
+
+class _World(Protocol):
+    def frame(self, t: int) -> Picture: ...
+
+
+class WorldSource(SpacedSource):
+    """The frames of `hermes_lab.worlds` for one seed, drawn as they are read, `1 / fps` s apart."""
+
+    def __init__(self, spec: str, options: ReadOptions) -> None:
+        settings = parse_world(spec)
+        self._count = int(settings["frames"])
+        self._world = _generate(spec, settings)
+        super().__init__(options, name=spec, kind="world", available_frames=self._count)
+
+    def _numbered_from(self, first: int) -> Iterator[Picture]:
+        for t in range(first, self._count):
+            yield as_rgb(self._world.frame(t), f"frame {t} of {self.name}")
+
+
+def parse_world(spec: str) -> dict[str, int | str]:
+    """Read `world:seed=7,frames=120,camera=NAME`; seed and frames have defaults (0 and 64).
+
+    Raises:
+        VideoError: an entry is not `name=value`, the name is unknown, or a number is no number.
+    """
+    settings: dict[str, int | str] = {"seed": _DEFAULT_SEED, "frames": _DEFAULT_FRAMES}
+    for entry in filter(None, spec.removeprefix("world:").split(",")):
+        name, _, value = (part.strip() for part in entry.partition("="))
+        if name not in ("seed", "frames", "camera") or not value:
+            raise VideoError(
+                f"{entry!r} in {spec!r} is not understood: write world:seed=7,frames=120 "
+                "(and camera=NAME if wanted)."
+            )
+        if name == "camera":
+            settings[name] = value
+        elif value.isdecimal():
+            settings[name] = int(value)
+        else:
+            raise VideoError(f"{name} in {spec!r} is {value!r}: give a whole number of 0 or more.")
+    if settings["frames"] == 0:
+        raise VideoError(f"{spec!r} asks for 0 frames: give at least 1.")
+    return settings
+
+
+def _generate(spec: str, settings: dict[str, int | str]) -> _World:
+    try:
+        worlds = importlib.import_module("hermes_lab.worlds")
+        return cast("_World", worlds.World.generate(**settings))
+    except (ImportError, AttributeError) as error:
+        raise VideoError(
+            f"{spec!r} cannot be shown: this installation has no procedural worlds ({error})."
+        ) from error
+    except (TypeError, ValueError) as error:
+        raise VideoError(f"{spec!r} cannot be generated: {error}.") from error
