@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hermes_lab.policies.base import LayerView, Merged, Policy, Scores
+from hermes_lab.policies.base import UNBOUNDED, LayerView, Merged, Policy, Scores
 from hermes_lab.tokens import Role
 
 BASE = 10_000.0
@@ -112,6 +112,7 @@ def layer_view(
         attention=attention,
         received=softmax_rows(query_heads, per_frame, count, rng).sum(1),
         received_queries=torch.full((count,), float(per_frame)),
+        queries={name: torch.randn(query_heads, rows, dim, generator=rng) for name in guidance},
         rotate=rotate_1d,
         rng=torch.Generator().manual_seed(seed + layer),
     )
@@ -141,20 +142,19 @@ def decide(policy: Policy, views: Sequence[LayerView]) -> list[Decision]:
 
     Reserved slots are taken off a layer's budget before selection, and filled by `merge`.
     """
+    budgets = policy.budgets(len(views)) or [view.tokens for view in views]
+    views = [replace(v, budget_tokens=b) for v, b in zip(views, budgets, strict=True)]
     scores = [policy.score(view) for view in views]
-    scores = [s if isinstance(s, Scores) else Scores(s) for s in scores]
-    scores = policy.mix(scores, views)
-    budgets = policy.budgets(len(views))
-    if budgets is None:
-        budgets = [view.tokens for view in views]
+    scores = policy.mix([s if isinstance(s, Scores) else Scores(s) for s in scores], views)
     budgets = policy.adapt_budgets(budgets, scores, views)
     decisions: list[Decision] = []
     for view, score, budget in zip(views, scores, budgets, strict=True):
-        if view.tokens <= budget:
+        if view.tokens <= budget < UNBOUNDED:
             everything = torch.arange(view.tokens).expand(view.ids.shape)
             decisions.append(Decision(everything, None, score, budget))
             continue
-        kept = policy.select(score, budget - policy.reserve(view.layer, view.layers), view)
+        count = min(budget - policy.reserve(view.layer, view.layers), view.tokens)
+        kept = policy.select(score, count, view)
         decisions.append(Decision(kept, policy.merge(view, kept, score), score, budget))
     return decisions
 
@@ -218,7 +218,8 @@ class FakeStream:
 
     def feed(self, frames: int = 2) -> list[LayerView]:
         """One chunk: append, observe, decide, forget. Returns the views after it."""
-        options = {**self.options, "per_head": False, "frames": frames, "keep": None}
+        asked = [guidance.name for guidance in self.policy.guidance(())]
+        options: dict[str, Any] = {"guidance": asked, **self.options, "frames": frames}
         arrived = [
             layer_view(
                 layer=i, layers=self.layers, first_frame=self.frames_seen,

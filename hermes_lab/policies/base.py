@@ -127,6 +127,11 @@ class LayerView:
         """Number of candidates."""
         return int(self.ids.shape[-1])
 
+    @property
+    def filled_frame(self) -> Int[Tensor, "head token"]:
+        """Frame of each token; one without a frame (a separator, a summary) goes with the one before it."""
+        return self.frame.long().clamp(min=0).cummax(-1).values
+
     def keys_unrotated(self) -> Float[Tensor, "kv_head token dim"]:
         """Keys before rotation (rotated back to position 0 on every axis)."""
         if self.keys is None or self.rotate is None:
@@ -282,6 +287,9 @@ class Policy:
     default_positions: ClassVar[str] = "keep"  # position rule when the session names none
     evaluation_only: ClassVar[bool] = False  # True: needs the future question; refused elsewhere
     presets: ClassVar[tuple[str, ...]] = ()  # classmethods that build named variants
+    attention_detail: ClassVar[Literal["rows", "heads", "mean"]] = (
+        "rows"  # what `LayerView.attention` keeps: every row, means over rows, or over heads too
+    )
     granularity: ClassVar[str] = ""  # unit of the decision, where it is not a token
 
     def __post_init__(self) -> None:

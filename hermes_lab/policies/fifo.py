@@ -39,7 +39,7 @@ class Fifo(Policy):
         if not self.whole_frames or count >= view.tokens:
             return kept
         first = view.tokens - count  # all heads share the order, so one cut serves them
-        frame = view.frame[0]
+        frame = view.filled_frame[0]
         if frame[first] != frame[first - 1]:
             return kept
         later = (frame[first:] != frame[first]).nonzero()
