@@ -74,6 +74,10 @@ class TokenTable:
         self._length = end
         return np.arange(start, end)
 
+    def truncate(self, length: int) -> None:
+        """Forget the newest tokens, when the step that added them is undone."""
+        self._length = min(self._length, length)
+
     def column(self, name: str) -> npt.NDArray[np.generic]:
         """A read-only view of one column, [tokens]."""
         view = self._columns[name][: self._length]

@@ -1,0 +1,311 @@
+"""The attention function of a stream: causal over a ragged cache, readable and editable where asked.
+
+transformers is given no mask function for this name, so it builds no mask; the function derives the
+lower-right causal mask of *its* layer from the lengths it sees, which lets layers hold any number of tokens.
+What is wanted from a forward pass (rows, hooks, knockouts, positions) travels in a `Pass` held in a context
+variable, so that sessions and threads that share a model do not see each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, cast
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from transformers import AttentionInterface
+
+from hermes_lab.cache import StreamCache
+from hermes_lab.hooks import HookBoard, tap_decoder
+from hermes_lab.models.base import Adapter
+from hermes_lab.rope import Tables
+
+NAME = "hermes_lab_stream"
+RECEIVED_ROWS = 128  # query rows at a time when attention received is summed, to bound memory
+
+PassKind = Literal["prefix", "chunk", "guidance", "question"]
+
+
+@dataclass(frozen=True)
+class Knockout:
+    """Cached tokens that some queries may not attend to (the weights are renormalised over the rest).
+
+    Attributes:
+        ids: global token ids to hide.
+        layers: layers where they are hidden; None: all.
+        heads: query heads for which they are hidden; None: all.
+        passes: kinds of forward pass in which it holds.
+    """
+
+    ids: Int[Tensor, " token"]
+    layers: frozenset[int] | None = None
+    heads: tuple[int, ...] | None = None
+    passes: frozenset[str] = frozenset({"question"})
+
+    def hidden(
+        self, layer: int, kind: str, cached: Int[Tensor, "head token"], query_heads: int
+    ) -> Bool[Tensor, "query_head token"] | None:
+        """Mask of hidden cached tokens for one layer, None if nothing is hidden there."""
+        if kind not in self.passes or (self.layers is not None and layer not in self.layers):
+            return None
+        mask = torch.isin(cached, self.ids.to(cached.device))
+        mask = mask.repeat_interleave(query_heads // mask.shape[0], 0)
+        if self.heads is not None:
+            chosen = torch.zeros(query_heads, 1, dtype=torch.bool, device=mask.device)
+            chosen[list(self.heads)] = True
+            mask = mask & chosen
+        return mask
+
+
+@dataclass
+class Pass:
+    """One forward of new tokens over the cache, and what is wanted from it.
+
+    Attributes:
+        cache: the cache that the pass runs on.
+        kind: what is being fed.
+        positions: rotary positions of the new tokens, per layer.
+        tables: rotary tables of the new tokens, per layer.
+        block_mask: which new tokens see which new tokens (several prompts in one pass); None: causal.
+        rows: query rows whose attention is wanted.
+        on_rows: receives (layer, pattern [query_head, row, key], fp32) of those rows.
+        on_received: receives (layer, attention received summed over all queries [query_head, key]).
+        knockouts: tokens to hide.
+        board: hook points that are listened to.
+        before_attention: called with (layer, attention module, normalised hidden states) before each attention.
+    """
+
+    cache: StreamCache
+    kind: PassKind
+    positions: list[Int[Tensor, "axis new"]]
+    tables: list[Tables]
+    block_mask: Bool[Tensor, "new new"] | None = None
+    rows: slice | None = None
+    on_rows: Callable[[int, Tensor], None] | None = None
+    on_received: Callable[[int, Tensor], None] | None = None
+    knockouts: Sequence[Knockout] = ()
+    board: HookBoard | None = None
+    before_attention: Callable[[int, nn.Module, Tensor], None] | None = None
+    masks: dict[tuple[int, int], Tensor] = field(default_factory=dict)
+
+    def listening(self, name: str) -> bool:
+        """Whether somebody listens to a hook point during this pass."""
+        return self.board is not None and self.board.listening(name)
+
+
+_RUNNING: ContextVar[Pass | None] = ContextVar("hermes_lab_pass", default=None)
+
+
+@contextmanager
+def running(current: Pass) -> Iterator[Pass]:
+    """Make `current` the pass that the model's forward serves inside the block."""
+    token = _RUNNING.set(current)
+    try:
+        yield current
+    finally:
+        _RUNNING.reset(token)
+
+
+def _board() -> HookBoard | None:
+    current = _RUNNING.get()
+    return None if current is None else current.board
+
+
+def stream_attention(
+    module: nn.Module,
+    query: Float[Tensor, "1 query_head new dim"],
+    key: Float[Tensor, "1 kv_head token dim"],
+    value: Float[Tensor, "1 kv_head token dim"],
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **_: Any,
+) -> tuple[Float[Tensor, "1 new query_head dim"], None]:
+    """Attention over a layer's own cache; see the module docstring."""
+    current = _RUNNING.get()
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    if current is None:
+        mask = attention_mask if attention_mask is not None else _causal(query, key, None, {})
+        return _sdpa(query, key, value, mask, scale), None
+    layer = int(cast(Any, module).layer_idx)
+    point = f"blocks.{layer}.attn."
+    if current.listening(point + "hook_rot_q"):
+        query = _fire_swapped(current, point + "hook_rot_q", query)
+    if current.listening(point + "hook_rot_k"):
+        key = _edit_new_keys(current, layer, point + "hook_rot_k", key, query.shape[2])
+    mask = _mask(current, module, layer, query, key)
+    if current.listening(point + "hook_attn_scores") or current.listening(point + "hook_pattern"):
+        pattern = _pattern(query, key, mask, scale, current.board, point)
+        if current.on_rows is not None and current.rows is not None:
+            current.on_rows(layer, pattern[0, :, current.rows].float())
+        if current.on_received is not None:
+            current.on_received(layer, pattern[0].float().sum(1))
+        values = value.repeat_interleave(query.shape[1] // value.shape[1], 1)
+        return (pattern.to(values.dtype) @ values).transpose(1, 2).contiguous(), None
+    if current.on_rows is not None and current.rows is not None:
+        some = _rows(mask, current.rows, query.shape[2], key)
+        current.on_rows(layer, _pattern(query[:, :, current.rows], key, some, scale)[0])
+    if current.on_received is not None:
+        current.on_received(layer, _received(query, key, mask, scale))
+    return _sdpa(query, key, value, mask, scale), None
+
+
+AttentionInterface.register(NAME, stream_attention)
+
+
+def _causal(
+    query: Tensor, key: Tensor, block: Tensor | None, memo: dict[tuple[int, int], Tensor]
+) -> Bool[Tensor, "1 1 new token"] | None:
+    """Lower-right causal mask; None where SDPA's own (upper-left) causality or no mask is right."""
+    new, tokens = query.shape[2], key.shape[2]
+    if new == 1 or (new == tokens and block is None):
+        return None
+    mask = memo.get((new, tokens))
+    if mask is None:
+        mask = torch.ones(new, tokens, dtype=torch.bool, device=query.device).tril_(tokens - new)
+        if block is not None:
+            mask[:, tokens - new :] &= block.to(mask.device)
+        memo[new, tokens] = mask
+    return mask[None, None]
+
+
+def _mask(
+    current: Pass, module: nn.Module, layer: int, query: Tensor, key: Tensor
+) -> Bool[Tensor, "1 _ _ token"] | None:
+    new, tokens = query.shape[2], key.shape[2]
+    mask = _causal(query, key, current.block_mask, current.masks)
+    state = current.cache.stream_layers[layer].state
+    cached = tokens - new
+    for knockout in current.knockouts:
+        hidden = knockout.hidden(layer, current.kind, state.ids[:, :cached], query.shape[1])
+        if hidden is not None:
+            visible = F.pad(~hidden, (0, new), value=True)[None, :, None]
+            mask = visible & _whole(mask, new, tokens, query.device)
+    window = cast("int | None", getattr(module, "sliding_window", None))
+    if window is not None:
+        where = torch.cat(
+            [
+                state.positions[:, 0, :cached],
+                current.positions[layer][:1].expand(state.ids.shape[0], -1),
+            ],
+            1,
+        )
+        near = current.positions[layer][0][None, :, None] - where[:, None] < window
+        if not bool(near.all()):
+            near = near.repeat_interleave(query.shape[1] // near.shape[0], 0)[None]
+            mask = near & _whole(mask, new, tokens, query.device)
+    return mask
+
+
+def _whole(mask: Tensor | None, new: int, tokens: int, device: torch.device) -> Tensor:
+    """The mask written out, where None stood for plain causality."""
+    if mask is not None:
+        return mask
+    full = torch.ones(new, tokens, dtype=torch.bool, device=device)
+    return full.tril_(tokens - new)[None, None]
+
+
+def _rows(mask: Tensor | None, rows: slice, new: int, key: Tensor) -> Tensor | None:
+    if mask is None and new > 1:
+        mask = _whole(None, new, key.shape[2], key.device)
+    return mask if mask is None or mask.shape[2] == 1 else mask[:, :, rows]
+
+
+def _pattern(
+    query: Tensor,
+    key: Tensor,
+    mask: Tensor | None,
+    scale: float,
+    board: HookBoard | None = None,
+    point: str = "",
+) -> Float[Tensor, "1 query_head row token"]:
+    """Post-softmax attention in fp32, without expanding the cache to all query heads."""
+    batch, heads, rows, dim = query.shape
+    groups = key.shape[1]
+    grouped = query.float().reshape(batch, groups, heads // groups * rows, dim)
+    scores = (grouped @ key.float().transpose(2, 3)).reshape(batch, heads, rows, -1) * scale
+    if mask is None and rows > 1:
+        mask = _whole(None, rows, key.shape[2], key.device)
+    if mask is not None:
+        scores = scores.masked_fill(~mask, float("-inf"))
+    if board is None:
+        return scores.softmax(-1)
+    pattern = board.fire(point + "hook_attn_scores", scores).softmax(-1)
+    return board.fire(point + "hook_pattern", pattern)
+
+
+def _received(
+    query: Tensor, key: Tensor, mask: Tensor | None, scale: float
+) -> Float[Tensor, "query_head token"]:
+    total = query.new_zeros(query.shape[1], key.shape[2], dtype=torch.float32)
+    new = query.shape[2]
+    for start in range(0, new, RECEIVED_ROWS):
+        rows = slice(start, min(start + RECEIVED_ROWS, new))
+        total += _pattern(query[:, :, rows], key, _rows(mask, rows, new, key), scale)[0].sum(1)
+    return total
+
+
+def _sdpa(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float
+) -> Float[Tensor, "1 new query_head dim"]:
+    shared = query.shape[1] != key.shape[1]
+    if shared and mask is not None and query.is_cuda:
+        # CUDA's memory-efficient kernel takes a mask or grouped heads, not both
+        repeat = query.shape[1] // key.shape[1]
+        key, value, shared = (
+            key.repeat_interleave(repeat, 1),
+            value.repeat_interleave(repeat, 1),
+            False,
+        )
+    out = F.scaled_dot_product_attention(
+        query, key, value, attn_mask=mask, scale=scale, enable_gqa=shared,
+        is_causal=mask is None and query.shape[2] > 1,
+    )  # fmt: skip
+    return out.transpose(1, 2).contiguous()
+
+
+def _fire_swapped(current: Pass, name: str, tensor: Tensor) -> Tensor:
+    """TransformerLens shows rotated queries and keys as [batch, pos, head, d_head]."""
+    assert current.board is not None
+    return current.board.fire(name, tensor.transpose(1, 2)).transpose(1, 2)
+
+
+def _edit_new_keys(current: Pass, layer: int, name: str, key: Tensor, new: int) -> Tensor:
+    edited = _fire_swapped(current, name, key[:, :, key.shape[2] - new :])
+    key = torch.cat([key[:, :, : key.shape[2] - new], edited], 2)
+    holder = current.cache.stream_layers[layer]
+    holder.state = replace(holder.state, keys=key)  # later tokens must meet the edited keys too
+    return key
+
+
+def instrument(adapter: Adapter) -> None:
+    """Prepare a loaded model, once: stream attention in the decoder, per-layer positions, hook points.
+
+    The vision encoder keeps the attention it was loaded with.
+    """
+    decoder = cast(Any, adapter.decoder)
+    if decoder.config._attn_implementation == NAME:
+        return
+    decoder.config._attn_implementation = NAME
+    for layer in adapter.layers:
+        attention = cast(nn.Module, layer.self_attn)
+        attention.register_forward_pre_hook(_place, with_kwargs=True)
+    tap_decoder(adapter.decoder, adapter.layers, _board)
+
+
+def _place(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """Give an attention module the rotary tables of its own layer's positions."""
+    current = _RUNNING.get()
+    if current is None:
+        return args, kwargs
+    layer = int(cast(Any, module).layer_idx)
+    hidden = cast(Tensor, kwargs["hidden_states"] if "hidden_states" in kwargs else args[0])
+    if current.before_attention is not None:
+        current.before_attention(layer, module, hidden)
+    cos, sin = current.tables[layer]
+    return args, kwargs | {"position_embeddings": (cos.to(hidden.device), sin.to(hidden.device))}

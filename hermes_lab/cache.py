@@ -1,0 +1,208 @@
+"""The KV cache of a stream: ragged by layer, with an id and a position for every key.
+
+Tensors are replaced, never written to. That makes rolling back an answer a matter of putting the old
+references back (bit-identical by construction), and forking a session free of copies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers.cache_utils import Cache, CacheLayerMixin
+
+from hermes_lab.models.cursor import Cursor
+
+
+@dataclass(frozen=True)
+class Archive:
+    """Evicted tokens of one layer that wait off-device for a question to recall them."""
+
+    keys: Any  # Float[Tensor, "kv_head token dim"], or what a codec made of it
+    values: Any
+    positions: Int[Tensor, "head axis token"]
+    ids: Int[Tensor, "head token"]
+    bytes: int
+
+
+@dataclass(frozen=True)
+class LayerState:
+    """What one layer holds. `head` is 1 where all KV heads share one token set.
+
+    Attributes:
+        keys, values: rotated keys and values; None before the first token.
+        ids: global token ids.
+        positions: rotary positions, one row per rotary axis.
+        cursor: where the next segment's positions start.
+        carried: per-token state of the policy, NaN where a token has none.
+        archive: blocks of evicted tokens kept for recall, oldest first.
+    """
+
+    keys: Float[Tensor, "1 kv_head token dim"] | None
+    values: Float[Tensor, "1 kv_head token dim"] | None
+    ids: Int[Tensor, "head token"]
+    positions: Int[Tensor, "head axis token"]
+    cursor: Cursor = Cursor()
+    carried: Mapping[str, Float[Tensor, "head token"]] = field(
+        default_factory=lambda: MappingProxyType({})
+    )
+    archive: tuple[Archive, ...] = ()
+
+    @property
+    def tokens(self) -> int:
+        return int(self.ids.shape[-1])
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of keys and values."""
+        return sum(t.numel() * t.element_size() for t in (self.keys, self.values) if t is not None)
+
+    @property
+    def archive_bytes(self) -> int:
+        return sum(block.bytes for block in self.archive)
+
+    def select(self, index: Int[Tensor, "head kept"]) -> LayerState:
+        """Keep the tokens at `index` (ascending), per KV head where `index` has that many rows."""
+        assert self.keys is not None and self.values is not None
+        heads = max(index.shape[0], self.ids.shape[0])
+        wide = index.expand(heads, -1)
+        tensor_index = wide.expand(self.keys.shape[1], -1)[None, :, :, None].to(self.keys.device)
+        ids = self.ids.expand(heads, -1).gather(1, wide)
+        positions = self.positions.expand(heads, -1, -1)
+        positions = positions.gather(2, wide[:, None].expand(-1, positions.shape[1], -1))
+        carried: dict[str, Tensor] = {}
+        for name, value in self.carried.items():
+            rows = max(heads, value.shape[0])  # state may be finer than the shared token set
+            carried[name] = value.expand(rows, -1).gather(1, wide.expand(rows, -1))
+        return replace(
+            self,
+            keys=self.keys.gather(2, tensor_index.expand(-1, -1, -1, self.keys.shape[-1])),
+            values=self.values.gather(2, tensor_index.expand(-1, -1, -1, self.values.shape[-1])),
+            ids=ids,
+            positions=positions,
+            carried=MappingProxyType(carried),
+        )
+
+    def append(
+        self,
+        keys: Float[Tensor, "kv_head new dim"],
+        values: Float[Tensor, "kv_head new dim"],
+        ids: Int[Tensor, " new"],
+        positions: Int[Tensor, "axis new"],
+    ) -> LayerState:
+        """Add tokens with tensors of their own (summary tokens, recalled blocks) at the end."""
+        keys, values = keys[None], values[None]
+        if self.keys is not None and self.values is not None:
+            keys = torch.cat([self.keys, keys.to(self.keys.dtype)], 2)
+            values = torch.cat([self.values, values.to(self.values.dtype)], 2)
+        return self.with_metadata(ids, positions, keys=keys, values=values)
+
+    def with_metadata(
+        self,
+        ids: Int[Tensor, " new"],
+        positions: Int[Tensor, "axis new"],
+        *,
+        keys: Tensor | None,
+        values: Tensor | None,
+    ) -> LayerState:
+        """Name tokens whose keys and values are already in the given tensors."""
+        heads, new = self.ids.shape[0], ids.shape[0]
+        carried = {
+            name: torch.cat([value, value.new_full((value.shape[0], new), float("nan"))], 1)
+            for name, value in self.carried.items()
+        }
+        return replace(
+            self,
+            keys=keys,
+            values=values,
+            ids=torch.cat([self.ids, ids.expand(heads, -1)], 1),
+            positions=torch.cat([self.positions, positions.expand(heads, -1, -1)], 2),
+            carried=MappingProxyType(carried),
+        )
+
+
+class StreamLayer(CacheLayerMixin):
+    """One layer of the cache, as transformers sees it; the truth is in `state`."""
+
+    is_sliding = False
+    is_croppable = False
+
+    def __init__(self, axes: int, device: torch.device) -> None:
+        super().__init__()
+        self.is_initialized = True
+        self.state = LayerState(
+            keys=None,
+            values=None,
+            ids=torch.zeros(1, 0, dtype=torch.long, device=device),
+            positions=torch.zeros(1, axes, 0, dtype=torch.long, device=device),
+        )
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        """Nothing to do: the first update brings dtype and device."""
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Append new keys and values; ids and positions follow when the pass is over."""
+        state = self.state
+        keys, values = key_states, value_states
+        if state.keys is not None and state.values is not None:
+            keys = torch.cat([state.keys, keys], 2)
+            values = torch.cat([state.values, values], 2)
+        self.state = replace(state, keys=keys, values=values)
+        return keys, values
+
+    def get_seq_length(self) -> int:
+        """Tokens held."""
+        return 0 if self.state.keys is None else int(self.state.keys.shape[2])
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """Length and offset, for transformers' mask builders (which the stream attention bypasses)."""
+        return self.get_seq_length() + query_length, 0
+
+    def get_max_length(self) -> int:
+        """No maximum."""
+        return -1
+
+
+class StreamCache(Cache):
+    """All layers of a stream's KV cache."""
+
+    def __init__(self, layers: int, axes: int, device: torch.device) -> None:
+        self.stream_layers = [StreamLayer(axes, device) for _ in range(layers)]
+        super().__init__(layers=list(self.stream_layers))
+
+    @property
+    def states(self) -> tuple[LayerState, ...]:
+        """What all layers hold now; putting it back restores the cache exactly."""
+        return tuple(layer.state for layer in self.stream_layers)
+
+    @states.setter
+    def states(self, states: Sequence[LayerState]) -> None:
+        for layer, state in zip(self.stream_layers, states, strict=True):
+            layer.state = state
+
+    @contextmanager
+    def transient(self) -> Iterator[None]:
+        """Whatever happens inside, the cache is afterwards bit-identical to before."""
+        states = self.states
+        try:
+            yield
+        finally:
+            self.states = states
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of keys and values over all layers."""
+        return sum(state.bytes for state in self.states)
+
+    @property
+    def archive_bytes(self) -> int:
+        """Bytes that wait off-device."""
+        return sum(state.archive_bytes for state in self.states)

@@ -1,0 +1,327 @@
+"""One compression: show every layer to the policy, check what it answers, and apply it to the cache.
+
+Nothing is applied before every layer's answer has been checked, so that a faulty policy cannot leave the
+cache half pruned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from hermes_lab.cache import Archive, LayerState
+from hermes_lab.engine import Engine
+from hermes_lab.errors import LabError, PolicyError
+from hermes_lab.models.cursor import Cursor
+from hermes_lab.policies.base import LayerView, Merged, Need, Policy, Scores
+from hermes_lab.positions import behind
+from hermes_lab.snapshot import LayerDecision, MergeRecord
+from hermes_lab.stream_state import StreamState
+from hermes_lab.tokens import Role
+
+Answer = TypeVar("Answer")
+
+
+@dataclass
+class Evidence:
+    """What was read for a policy in this step, per layer."""
+
+    attention: list[dict[str, Tensor]] = field(default_factory=list[dict[str, Tensor]])
+    queries: list[dict[str, Tensor]] = field(default_factory=list[dict[str, Tensor]])
+    received: list[Tensor | None] = field(default_factory=list[Tensor | None])
+    new_tokens: int = 0
+
+    @classmethod
+    def empty(cls, layers: int) -> Evidence:
+        return cls([{} for _ in range(layers)], [{} for _ in range(layers)], [None] * layers)
+
+
+@dataclass(frozen=True)
+class LayerPlan:
+    """A checked answer for one layer."""
+
+    layer: int
+    view: LayerView
+    scores: Scores
+    kept: Int[Tensor, "head kept"]
+    merged: Merged | None
+    budget: int
+
+
+def call(policy: Policy, method: str, layer: int | None, function: Callable[[], Answer]) -> Answer:
+    """Run a policy's method; whatever it raises becomes one sentence.
+
+    Raises:
+        PolicyError: always, when the method raised.
+    """
+    try:
+        return function()
+    except LabError:
+        raise
+    except Exception as error:
+        where = "" if layer is None else f" at layer {layer}"
+        raise PolicyError(
+            f"Policy {policy.name or type(policy).__name__!r} failed in {method}(){where}: "
+            f"{type(error).__name__}: {error}. The step was undone; mend the policy or choose another."
+        ) from error
+
+
+def view_of(
+    engine: Engine,
+    stream: StreamState,
+    state: LayerState,
+    layer: int,
+    *,
+    policy: Policy,
+    evidence: Evidence,
+    seed: int,
+    budget: int | None = None,
+    start: int | None = None,
+) -> LayerView:
+    """The candidates of one layer as a policy sees them; `start` defaults to the protected prefix."""
+    start = stream.protected if start is None else start
+    ids = state.ids[:, start:]
+    known = ids.clamp(min=0).cpu().numpy()
+    device = ids.device
+    table = stream.table
+
+    def column(name: str) -> Tensor:
+        values = table.column(name)[known]
+        kind = torch.float32 if name == "time_s" else torch.long
+        return torch.as_tensor(np.ascontiguousarray(values), device=device).to(kind)
+
+    wants_keys = Need.KEYS in policy.needs and state.keys is not None
+    wants_values = Need.VALUES in policy.needs and state.values is not None
+    received = evidence.received[layer]
+    return LayerView(
+        layer=layer,
+        layers=engine.layers,
+        ids=ids,
+        positions=state.positions[..., start:],
+        frame=column("frame"),
+        row=column("row"),
+        col=column("col"),
+        role=column("role"),
+        time_s=column("time_s"),
+        tokens_per_frame=stream.tokens_per_frame,
+        kv_heads=engine.kv_heads,
+        query_heads=engine.query_heads,
+        step=stream.step,
+        now_s=stream.now_s,
+        frames_seen=stream.frames_seen,
+        keys=state.keys[0, :, start:] if wants_keys and state.keys is not None else None,
+        values=state.values[0, :, start:] if wants_values and state.values is not None else None,
+        attention=MappingProxyType(
+            {name: rows[..., start:] for name, rows in evidence.attention[layer].items()}
+        ),
+        received=None if received is None else received[:, start:],
+        received_queries=None if received is None else _queries_that_see(ids, evidence.new_tokens),
+        queries=MappingProxyType(evidence.queries[layer]),
+        carried=MappingProxyType({n: value[:, start:] for n, value in state.carried.items()}),
+        budget_tokens=budget,
+        rotate=lambda keys, old, new: engine.rope.rotate(keys, old, new, layer),
+        rng=torch.Generator().manual_seed((seed * 1_000_003 + stream.step) * 1_009 + layer),
+    )
+
+
+def _queries_that_see(ids: Tensor, new: int) -> Float[Tensor, " token"]:
+    """How many of the chunk's queries could see each candidate: all, or those from its own on."""
+    count = torch.full((ids.shape[1],), float(new), device=ids.device)
+    if new:
+        count[ids.shape[1] - new :] = torch.arange(new, 0, -1, device=ids.device).float()
+    return count
+
+
+def plan(policy: Policy, views: Sequence[LayerView], budgets: Sequence[int]) -> list[LayerPlan]:
+    """Ask the policy about all layers and check its answers.
+
+    Raises:
+        PolicyError: it raised, or answered with wrong shapes, NaN, bad indices or too many tokens.
+    """
+    name = policy.name or type(policy).__name__
+    scores = [_scored(policy, name, view) for view in views]
+    scores = call(policy, "mix", None, lambda: policy.mix(list(scores), views))
+    if len(scores) != len(views):
+        raise PolicyError(
+            f"Policy {name!r} returned {len(scores)} scores from mix() for {len(views)} layers."
+        )
+    for view, score in zip(views, scores, strict=True):
+        _check_scores(name, "mix", view, score)
+    allowed = call(
+        policy, "adapt_budgets", None, lambda: policy.adapt_budgets(list(budgets), scores, views)
+    )
+    if len(allowed) != len(views) or sum(allowed) > sum(budgets) or min(allowed) < 0:
+        raise PolicyError(
+            f"Policy {name!r} answered adapt_budgets() with a total of {sum(allowed)} tokens "
+            f"over {len(allowed)} layers, but {sum(budgets)} over {len(views)} are allowed."
+        )
+    plans: list[LayerPlan] = []
+    for view, score, budget in zip(views, scores, allowed, strict=True):
+        made = _plan_layer(policy, name, view, score, budget)
+        if made is not None:
+            plans.append(made)
+    return plans
+
+
+def _scored(policy: Policy, name: str, view: LayerView) -> Scores:
+    raw = call(policy, "score", view.layer, lambda: policy.score(view))
+    scores = raw if isinstance(raw, Scores) else Scores(raw)
+    _check_scores(name, "score", view, scores)
+    return scores
+
+
+def _check_scores(name: str, method: str, view: LayerView, scores: Scores) -> None:
+    for label, value in {"total": scores.total, **scores.terms}.items():
+        good = value.ndim == 2 and value.shape[0] in (1, view.kv_heads)
+        if not good or value.shape[1] != view.tokens:
+            raise PolicyError(
+                f"Policy {name!r} returned {label!r} of shape {list(value.shape)} from {method}() at layer "
+                f"{view.layer}; it must be [1 or {view.kv_heads}, {view.tokens}]."
+            )
+    if bool(scores.total.isnan().any()):
+        raise PolicyError(
+            f"Policy {name!r} returned NaN from {method}() at layer {view.layer}; "
+            "the step was undone, look for a division by zero in its score."
+        )
+
+
+def _plan_layer(
+    policy: Policy, name: str, view: LayerView, scores: Scores, budget: int
+) -> LayerPlan | None:
+    reserved = policy.reserve(view.layer, view.layers) if view.tokens > budget else 0
+    count = max(budget - reserved, 0)
+    kept = call(policy, "select", view.layer, lambda: policy.select(scores, count, view))
+    kept = kept.to(view.ids.device)
+    bad = kept.ndim != 2 or kept.shape[0] not in (1, view.kv_heads) or kept.is_floating_point()
+    if not bad and kept.numel():
+        rising = bool((kept[:, 1:] > kept[:, :-1]).all())
+        bad = not rising or int(kept.min()) < 0 or int(kept.max()) >= view.tokens
+    if bad or kept.shape[1] > count:
+        raise PolicyError(
+            f"Policy {name!r} returned indices of shape {list(kept.shape)} from select() at layer {view.layer}; "
+            f"they must be ascending, between 0 and {view.tokens - 1}, at most {count} for each of 1 or "
+            f"{view.kv_heads} heads."
+        )
+    if kept.shape[1] == view.tokens:
+        return None
+    merged = call(policy, "merge", view.layer, lambda: policy.merge(view, kept, scores))
+    if merged is not None:
+        _check_merged(name, view, merged, budget - kept.shape[1])
+    return LayerPlan(view.layer, view, scores, kept, merged, budget)
+
+
+def _check_merged(name: str, view: LayerView, merged: Merged, room: int) -> None:
+    new = merged.positions.shape[-1]
+    shape = (view.kv_heads, new)
+    if (
+        merged.keys.shape[:2] != shape
+        or merged.values.shape[:2] != shape
+        or len(merged.sources) != new
+    ):
+        raise PolicyError(
+            f"Policy {name!r} returned merged tokens of unequal shapes from merge() at layer {view.layer}."
+        )
+    if new > room:
+        raise PolicyError(
+            f"Policy {name!r} merged {new} tokens at layer {view.layer} where its budget leaves room for {room}."
+        )
+    if not bool(merged.keys.isfinite().all() and merged.values.isfinite().all()):
+        raise PolicyError(f"Policy {name!r} returned NaN from merge() at layer {view.layer}.")
+
+
+def apply(
+    made: LayerPlan, stream: StreamState, policy: Policy, next_position: str
+) -> LayerDecision:
+    """Prune one layer by a checked plan; merged tokens get ids of their own."""
+    holder = stream.cache.stream_layers[made.layer]
+    state = holder.state
+    view, kept, protected = made.view, made.kept, stream.protected
+    heads = max(kept.shape[0], view.ids.shape[0])
+    prefix = torch.arange(protected, device=kept.device).expand(heads, -1)
+    chosen = torch.cat([prefix, kept.expand(heads, -1) + protected], 1)
+    pruned = state.select(chosen)
+    if policy.archives:
+        pruned = _archive(state, pruned, made, stream, policy)
+    records: tuple[MergeRecord, ...] = ()
+    if made.merged is not None and made.merged.positions.shape[-1]:
+        pruned, records = _add_merged(pruned, made.merged, stream)
+    if next_position == "last_kept":
+        pruned = replace(pruned, cursor=behind(pruned, pruned.positions, protected))
+    holder.state = pruned
+    mask = torch.zeros(heads, view.tokens, dtype=torch.bool, device=kept.device)
+    mask.scatter_(1, kept.expand(heads, -1), True)
+    return LayerDecision(
+        layer=made.layer,
+        candidates=view.ids.expand(heads, -1).cpu().numpy().copy(),
+        kept=mask.cpu().numpy(),
+        scores=_array(made.scores.total),
+        terms={name: _array(value) for name, value in made.scores.terms.items()},
+        merged=records,
+        budget_tokens=made.budget,
+    )
+
+
+def _array(values: Tensor) -> np.ndarray[Any, np.dtype[np.float32]]:
+    return values.detach().float().cpu().numpy()
+
+
+def _add_merged(
+    state: LayerState, merged: Merged, stream: StreamState
+) -> tuple[LayerState, tuple[MergeRecord, ...]]:
+    new = merged.positions.shape[-1]
+    names = stream.table.append(new, role=Role.SUMMARY, step=stream.step, time_s=stream.now_s)
+    device = state.ids.device
+    positions = merged.positions.to(device)
+    state = state.append(
+        merged.keys, merged.values, torch.as_tensor(names, device=device), positions
+    )
+    if merged.place == "sorted":
+        order = state.positions[:, 0].clone()
+        order[:, : stream.protected] = -1
+        state = state.select(order.argsort(dim=-1, stable=True))
+    behind_all = max(state.cursor.next, int(positions.max()) + 1)
+    state = replace(state, cursor=Cursor(behind_all, state.cursor.video))
+    sources = [source.cpu().numpy().astype(np.int64) for source in merged.sources]
+    return state, tuple(
+        MergeRecord(int(name), np.unique(source))
+        for name, source in zip(names, sources, strict=True)
+    )
+
+
+def _archive(
+    before: LayerState, after: LayerState, made: LayerPlan, stream: StreamState, policy: Policy
+) -> LayerState:
+    """Move the evicted tokens of a layer to the CPU, through the policy's codec."""
+    heads = max(made.kept.shape[0], made.view.ids.shape[0])
+    gone = torch.ones(heads, made.view.tokens, dtype=torch.bool, device=made.kept.device)
+    gone.scatter_(1, made.kept.expand(heads, -1), False)
+    index = gone.nonzero()[:, 1].reshape(heads, -1) + stream.protected
+    evicted = before.select(index)
+    assert evicted.keys is not None and evicted.values is not None
+    keys, values = evicted.keys[0].cpu(), evicted.values[0].cpu()
+    codec = policy.codec()
+    size = keys.numel() * keys.element_size() + values.numel() * values.element_size()
+    stored: tuple[Any, Any] = keys, values
+    if codec is not None:
+        group = torch.as_tensor(stream.table.column("frame")[evicted.ids[0].cpu().numpy()].copy())
+        stored = codec.encode(keys, group), codec.encode(values, group)
+        size = codec.stored_bytes(stored[0]) + codec.stored_bytes(stored[1])
+    block = Archive(*stored, positions=evicted.positions.cpu(), ids=evicted.ids.cpu(), bytes=size)
+    return replace(after, archive=(*before.archive, block))
+
+
+def carry(state: LayerState, named: Mapping[str, Tensor], start: int) -> LayerState:
+    """Put per-token state returned by `observe` beside the candidates it describes."""
+    carried = dict(state.carried)
+    for name, value in named.items():
+        full = value.new_full((value.shape[0], state.tokens), float("nan"), dtype=torch.float32)
+        full[:, start:] = value
+        carried[name] = full
+    return replace(state, carried=MappingProxyType(carried))

@@ -1,0 +1,93 @@
+"""A loaded model, ready to be streamed into: `hermes_lab.load(...)`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hermes_lab.engine import Engine
+from hermes_lab.models.base import Adapter
+
+
+@dataclass
+class Lab:
+    """One set of weights; any number of sessions may run on it at the same time.
+
+    Attributes:
+        adapter: what the engine knows of the model.
+        engine: the decoder prepared for streaming; built on first use of the lab.
+    """
+
+    adapter: Adapter
+    engine: Engine = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.adapter.check_streamable()
+        self.engine = Engine(self.adapter)
+
+    @property
+    def name(self) -> str:
+        """What the model was asked for by."""
+        return self.adapter.name
+
+    @property
+    def layers(self) -> int:
+        return self.engine.layers
+
+    def describe(self) -> dict[str, Any]:
+        """Sizes and settings, as written to manifests."""
+        config = self.adapter.text_config
+        return {
+            "model": self.name,
+            "family": self.adapter.family,
+            "revision": self.adapter.revision,
+            "layers": self.engine.layers,
+            "query_heads": self.engine.query_heads,
+            "kv_heads": self.engine.kv_heads,
+            "head_dim": int(
+                getattr(config, "head_dim", None)
+                or config.hidden_size // config.num_attention_heads
+            ),
+            "dtype": str(self.adapter.dtype).removeprefix("torch."),
+            "device": str(self.adapter.device),
+            "rotary_axes": self.adapter.rotary_axes,
+            "max_positions": self.adapter.max_positions,
+        }
+
+
+def load(
+    name: str | Path = "pocket",
+    *,
+    dtype: str | torch.dtype = "auto",
+    device: str | None = None,
+    device_map: str | dict[str, Any] | None = None,
+    revision: str | None = None,
+    local_files_only: bool = False,
+) -> Lab:
+    """Load a model for streaming.
+
+    Args:
+        name: "pocket" (or another shipped model), a local folder, or a hub id.
+        dtype: weights' dtype; "auto" takes the checkpoint's.
+        device: "cpu", "cuda", ...; None: a GPU when there is one.
+        device_map: passed to transformers, instead of `device`.
+        revision: of a hub id.
+        local_files_only: never ask a hub.
+
+    Raises:
+        ModelError: unknown, unsupported or damaged, in one sentence.
+    """
+    from hermes_lab.models import load as load_adapter
+
+    adapter = load_adapter(
+        name,
+        dtype=dtype,
+        device=device,
+        device_map=device_map,
+        revision=revision,
+        local_files_only=local_files_only,
+    )
+    return Lab(adapter)

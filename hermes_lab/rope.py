@@ -1,0 +1,122 @@
+"""Rotary positions: the model's own tables, exact re-rotation of cached keys, and compaction.
+
+Tables always come from the model's rotary module, so scaling variants and (interleaved) M-RoPE come for
+free. Keys are moved from old to new positions by combining the fp32 tables of both, which undoes exactly
+the rotation that was applied; asking the module for the table of the difference would be off by the
+rounding of large angles.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any, cast
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from hermes_lab.models.base import Adapter
+
+Tables = tuple[Float[Tensor, "1 token rotary"], Float[Tensor, "1 token rotary"]]
+
+
+class Rope:
+    """Rotary tables of one model, by layer where layers differ (Gemma 3)."""
+
+    def __init__(self, adapter: Adapter) -> None:
+        self.axes = adapter.rotary_axes
+        self._module = adapter.rotary
+        self._device = adapter.device
+        takes_type = "layer_type" in inspect.signature(type(self._module).forward).parameters
+        kinds = cast("list[str] | None", getattr(adapter.text_config, "layer_types", None))
+        self._kinds: list[str | None] = (
+            list(kinds) if takes_type and kinds else [None] * len(adapter.layers)
+        )
+
+    def kind(self, layer: int) -> str | None:
+        """Layers of one kind share their tables."""
+        return self._kinds[layer]
+
+    def tables(
+        self, positions: Int[Tensor, "axis token"], layer: int, dtype: torch.dtype = torch.float32
+    ) -> Tables:
+        """Cosines and sines of the given positions, as the model's attention expects them."""
+        positions = positions[:, None] if self.axes == 3 else positions
+        like = torch.empty(1, dtype=dtype, device=positions.device)
+        kind = self._kinds[layer]
+        extra = () if kind is None else (kind,)
+        return cast(Tables, self._module(like, positions, *extra))
+
+    def _attention_scaling(self, layer: int) -> float:
+        kind = self._kinds[layer]
+        name = "attention_scaling" if kind is None else f"{kind}_attention_scaling"
+        return float(cast(Any, getattr(self._module, name, None)) or 1.0)
+
+    def rotate(
+        self,
+        keys: Float[Tensor, "kv_head token dim"],
+        old: Int[Tensor, "head axis token"],
+        new: Int[Tensor, "head axis token"],
+        layer: int,
+    ) -> Float[Tensor, "kv_head token dim"]:
+        """Move keys that were rotated to `old` positions to `new` ones (HERMES, App. E), in fp32.
+
+        `head` is 1 (all KV heads share positions) or the number of KV heads.
+        """
+        heads, _, tokens = old.shape
+        if tokens == 0:
+            return keys
+        both = torch.cat([_flat(old), _flat(new)], 1)
+        cos, sin = (t[0].float().to(keys.device) for t in self.tables(both, layer))
+        half = heads * tokens
+        cos_old, cos_new, sin_old, sin_new = cos[:half], cos[half:], sin[:half], sin[half:]
+        # scaled rotary variants (YaRN) multiply both tables: divide once so that keys stay scaled once
+        scale = self._attention_scaling(layer) ** 2
+        cos_delta = ((cos_new * cos_old + sin_new * sin_old) / scale).view(heads, tokens, -1)
+        sin_delta = ((sin_new * cos_old - cos_new * sin_old) / scale).view(heads, tokens, -1)
+        rotary = cos_delta.shape[-1]
+        turned = keys[..., :rotary].float()
+        turned = turned * cos_delta + _rotate_half(turned) * sin_delta
+        return torch.cat([turned.to(keys.dtype), keys[..., rotary:]], -1)
+
+
+def _flat(positions: Int[Tensor, "head axis token"]) -> Int[Tensor, "axis head_token"]:
+    return positions.transpose(0, 1).reshape(positions.shape[1], -1)
+
+
+def _rotate_half(x: Float[Tensor, "... dim"]) -> Float[Tensor, "... dim"]:
+    first, second = x.chunk(2, -1)
+    return torch.cat((-second, first), -1)
+
+
+def compact_ranks(
+    positions: Int[Tensor, "head axis token"], protected: int
+) -> Int[Tensor, "head axis token"]:
+    """Replace every coordinate by its rank among the kept ones, axis by axis (HERMES, App. E).
+
+    The first `protected` tokens (the system prefix) stay where they are; the others start right after.
+    With one axis this is left compaction: prefix + rank.
+    """
+    if positions.shape[-1] <= protected:
+        return positions
+    start = int(positions[..., :protected].max()) + 1 if protected else 0
+    video = positions[..., protected:]
+    ranked = torch.stack(
+        [
+            torch.stack([torch.unique(axis, return_inverse=True)[1] for axis in head])
+            for head in video
+        ]
+    )
+    return torch.cat([positions[..., :protected], ranked + start], -1)
+
+
+def compact_contiguous(
+    positions: Int[Tensor, "head axis token"], protected: int
+) -> Int[Tensor, "head axis token"]:
+    """Number the kept tokens one after the other on every axis, like text (StreamingLLM, ReKV)."""
+    start = int(positions[..., :protected].max()) + 1 if protected else 0
+    count = positions.shape[-1] - protected
+    if count <= 0:
+        return positions
+    line = torch.arange(start, start + count, device=positions.device)
+    return torch.cat([positions[..., :protected], line.expand(*positions.shape[:2], count)], -1)

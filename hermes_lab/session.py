@@ -1,0 +1,462 @@
+"""A stream run: feed frames, let a policy decide what each layer keeps, ask at any time.
+
+```python
+lab = hermes_lab.load("pocket")
+run = StreamSession(lab, policy="hermes", record="runs/first")
+for chunk in video.open("clip.mp4", fps=1).chunks(16):
+    snapshot = run.feed(chunk)
+answer = run.ask("What was the first object?")
+```
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from hermes_lab import policies, reading
+from hermes_lab.attention import Knockout
+from hermes_lab.decision import call
+from hermes_lab.engine import Wants
+from hermes_lab.errors import LabError, PolicyError
+from hermes_lab.hooks import FwdHooks, HookBoard
+from hermes_lab.lab import Lab
+from hermes_lab.models.base import Segment
+from hermes_lab.policies.base import Policy
+from hermes_lab.positions import PositionRule
+from hermes_lab.snapshot import Answer, Snapshot
+from hermes_lab.step import Step
+from hermes_lab.stream_state import StreamState
+from hermes_lab.summaries import Summarizer
+from hermes_lab.tokens import Role, TokenTable
+from hermes_lab.video import Chunk as VideoChunk
+from hermes_lab.video import Frame
+
+if TYPE_CHECKING:
+    from transformer_lens import ActivationCache
+
+    from hermes_lab.recording import RecordingWriter
+
+Frames = VideoChunk | Sequence[Frame] | Sequence[npt.NDArray[np.uint8]] | npt.NDArray[np.uint8]
+RecordLevel = Literal["off", "summary", "rows"]
+
+
+class StreamSession:
+    """One stream through one model under one policy.
+
+    Args:
+        lab: a loaded model; sessions on one lab do not disturb each other.
+        policy: a policy, or its name ("hermes", "fifo(budget_tokens=512)").
+        chunk_frames: how many frames a feed step is meant to take (recorded; `feed` takes what it is given).
+        positions: position rule; None: the policy's default.
+        record: folder of a new recording; None: nothing is written.
+        record_level: "summary", or "rows" to keep full attention rows of questions as well.
+        record_rows: layers whose rows are kept at level "rows"; None: all.
+        overwrite: replace an existing recording.
+        seed: of every random choice.
+        system: system prompt instead of the model's own.
+        next_position: "counter" never reuses a position; "last_kept" continues after the last kept token, as
+            HERMES' released code does.
+        keep_visual: keep every chunk's visual tokens in memory, so that `replay` needs no encoding.
+        evaluation: allow policies that see the future question (upper bounds).
+        source: what is being streamed, for the manifest.
+        fps: frames sampled per second, for the manifest.
+
+    Raises:
+        PolicyError: unknown policy, impossible budget or position rule.
+        RecordingError: the folder exists or cannot be written.
+    """
+
+    def __init__(
+        self,
+        lab: Lab,
+        policy: Policy | str = "full",
+        *,
+        chunk_frames: int = 16,
+        positions: PositionRule | str | None = None,
+        record: str | Path | None = None,
+        record_level: RecordLevel = "summary",
+        record_rows: Sequence[int] | None = None,
+        overwrite: bool = False,
+        seed: int = 0,
+        system: str | None = None,
+        next_position: Literal["counter", "last_kept"] = "counter",
+        keep_visual: bool = False,
+        evaluation: bool = False,
+        source: dict[str, Any] | None = None,
+        fps: float | None = None,
+    ) -> None:
+        if chunk_frames < 1:
+            raise LabError(f"A chunk needs at least one frame, got chunk_frames={chunk_frames}.")
+        self.lab = lab
+        self.engine = lab.engine
+        self.chunk_frames = chunk_frames
+        self.seed = seed
+        self.next_position: Literal["counter", "last_kept"] = next_position
+        self.keep_visual = keep_visual
+        self.evaluation = evaluation
+        self.knockouts: list[Knockout] = []
+        self.future_question: str | None = None
+        self.board = HookBoard(self.engine.layers)
+        self.snapshot: Snapshot | None = None
+        self._system = system
+        self._stream = self._start(system)
+        self.policy: Policy
+        self.positions: PositionRule
+        self.set_policy(policy, positions)
+        self.record_level: RecordLevel = record_level if record is not None else "off"
+        layers = range(self.engine.layers) if record_rows is None else record_rows
+        self._record_rows = tuple(layers) if record_level == "rows" else ()
+        self._writer: RecordingWriter | None = None
+        if record is not None and record_level != "off":
+            from hermes_lab.recording.session import open_writer
+
+            self._writer = open_writer(self, Path(record), source or {}, fps, overwrite)
+
+    def _start(self, system: str | None) -> StreamState:
+        prefix = self.engine.adapter.prefix(system)
+        stream = StreamState(self.engine.new_cache(), TokenTable(), protected=len(prefix))
+        ids = stream.table.append(len(prefix), role=Role.SYSTEM)
+        if len(prefix):
+            self.engine.forward(stream.cache, prefix, "prefix", torch.as_tensor(ids))
+        stream.prefix = stream.cache.states
+        return stream
+
+    # --- the stream --------------------------------------------------------------------------
+    def feed(self, frames: Frames | Frame, times_s: Sequence[float] | None = None) -> Snapshot:
+        """Encode a chunk, prefill it, and let the policy decide.
+
+        If anything fails the step is undone: cache, token table and counters are as before.
+
+        Args:
+            frames: a chunk or frames from `hermes_lab.video`, or RGB arrays [H, W, 3] uint8.
+            times_s: presentation times of bare arrays; default: one second apart.
+
+        Raises:
+            PolicyError: the policy broke its contract.
+            RecordingError: the step could not be written (the stream itself goes on).
+        """
+        images, times = _images_and_times(frames, times_s, self._stream)
+        undo = self._stream.mark()
+        try:
+            snapshot = Step(self).run(images, times)
+        except BaseException:
+            undo()
+            raise
+        self.snapshot = snapshot
+        if self._writer is not None:
+            self._writer.write_step(snapshot, self._stream.table, images)
+        return snapshot
+
+    def feed_segment(self, segment: Segment) -> Snapshot:
+        """Feed a chunk that was encoded before (replay); the vision encoder does not run."""
+        undo = self._stream.mark()
+        try:
+            self.snapshot = Step(self).run_encoded(segment, 0.0)
+        except BaseException:
+            undo()
+            raise
+        if self._writer is not None:
+            self._writer.write_step(self.snapshot, self._stream.table, None)
+        return self.snapshot
+
+    def set_policy(self, policy: Policy | str, positions: PositionRule | str | None = None) -> None:
+        """Choose the policy from the next decision on; what was already evicted stays evicted.
+
+        Raises:
+            PolicyError: unknown, or impossible here.
+        """
+        chosen = policies.get(policy) if isinstance(policy, str) else policy
+        if chosen.evaluation_only and not self.evaluation:
+            raise PolicyError(
+                f"Policy {chosen.name!r} looks at the future question: it is an upper bound for evaluations "
+                "and is refused elsewhere."
+            )
+        budgets = call(chosen, "budgets", None, lambda: chosen.budgets(self.engine.layers))
+        if budgets is not None and len(budgets) != self.engine.layers:
+            raise PolicyError(
+                f"Policy {chosen.name!r} gives {len(budgets)} budgets, but the model has {self.engine.layers} layers."
+            )
+        if budgets is not None and min(budgets) < self._stream.protected:
+            raise PolicyError(
+                f"A budget of {min(budgets)} tokens per layer is smaller than the protected prefix of "
+                f"{self._stream.protected} tokens; give at least {self._stream.protected}."
+            )
+        rule = chosen.default_positions if positions is None else positions
+        self.positions = rule if isinstance(rule, PositionRule) else PositionRule.parse(rule)
+        self.policy = chosen
+
+    # --- questions -----------------------------------------------------------------------------
+    def ask(
+        self,
+        question: str,
+        *,
+        max_new_tokens: int = 32,
+        remember: bool = False,
+        attention: bool | None = None,
+        on_token: Callable[[str], None] | None = None,
+        top: int = 5,
+    ) -> Answer:
+        """Answer a question from what is remembered now; the cache is bit-identical afterwards.
+
+        Args:
+            question: plain text; the model's chat template is put around it.
+            max_new_tokens: an upper limit for the answer.
+            remember: add question and answer to the history that guidance prompts may mention.
+            attention: summarise what the question attended to; default: when recording.
+            on_token: receives the text so far, token by token.
+            top: how many of the likeliest first tokens to report.
+
+        Raises:
+            LabError: the question is empty, or nothing was fed yet.
+        """
+        started = self._clock()
+        summarizer = self._summarizer("question") if self._wants_attention(attention) else None
+        ids: list[int] = []
+        first_logits: Tensor | None = None
+        first_s = started
+        attended: tuple[int, ...] = ()
+        with self._stream.cache.transient():
+            for token, logits in self._generate(question, max_new_tokens, summarizer):
+                if first_logits is None:
+                    first_s, first_logits = self._clock(), logits
+                    attended = tuple(state.tokens for state in self._stream.cache.states)
+                ids.append(token)
+                if on_token is not None:
+                    on_token(self.engine.adapter.decode(ids))
+        assert first_logits is not None
+        tpot_s = (self._clock() - first_s) / (len(ids) - 1) if len(ids) > 1 else float("nan")
+        answer = Answer(
+            question=question,
+            text=self.engine.adapter.decode(ids),
+            token_ids=tuple(ids),
+            step=self._stream.step,
+            time_s=self._stream.now_s,
+            ttft_s=first_s - started,
+            tpot_s=tpot_s,
+            first_logits=first_logits.cpu().numpy(),
+            top=self._top(first_logits, top),
+            attention=None if summarizer is None else summarizer.summary(),
+            attended_tokens=attended,
+            cache_bytes=self._stream.cache.bytes,
+        )
+        if remember:
+            self._stream.history.append((question, answer.text))
+        if self._writer is not None:
+            self._writer.write_answer(answer)
+        return answer
+
+    def stream_answer(self, question: str, *, max_new_tokens: int = 32) -> Iterator[str]:
+        """The answer so far, token by token; leaving the loop early is fine."""
+        ids: list[int] = []
+        with self._stream.cache.transient():
+            for token, _ in self._generate(question, max_new_tokens, None):
+                ids.append(token)
+                yield self.engine.adapter.decode(ids)
+
+    def question_logits(self, question: str) -> Float[Tensor, "new vocabulary"]:
+        """Logits at every token of the question's turn; the last row predicts the answer's first token."""
+        with self._stream.cache.transient():
+            hidden = self._prefill(question, Wants(knockouts=self.knockouts, board=self.board))
+            return self.engine.logits(hidden)
+
+    def _generate(
+        self, question: str, max_new_tokens: int, summarizer: Summarizer | None
+    ) -> Iterator[tuple[int, Tensor]]:
+        wants = Wants(knockouts=self.knockouts, board=self.board)
+        if summarizer is not None:
+            wants = replace(wants, rows=slice(None), on_rows=summarizer.add)
+        hidden = self._prefill(question, wants)
+        yield from reading.decode(
+            self.engine, self._stream, hidden,
+            max_new_tokens=max_new_tokens, knockouts=self.knockouts, wants_board=self.board,
+        )  # fmt: skip
+
+    def _prefill(self, question: str, wants: Wants) -> Float[Tensor, "new hidden"]:
+        if not question.strip():
+            raise LabError("The question is empty; ask something.")
+        segment = self.engine.adapter.question(question)
+        if wants.rows is not None:
+            wants = replace(wants, rows=slice(0, len(segment)))
+        reader = reading.Reader(self.engine, self._stream, self.policy, self.seed)
+        return reader.prefill(segment, wants)
+
+    def _top(self, logits: Tensor, count: int) -> tuple[tuple[str, float], ...]:
+        chances, ids = logits.softmax(-1).topk(min(count, logits.shape[-1]))
+        tokenizer = self.engine.adapter.tokenizer
+        return tuple(
+            (str(tokenizer.decode([int(i)])), float(p)) for i, p in zip(ids, chances, strict=True)
+        )
+
+    # --- hooks ---------------------------------------------------------------------------------
+    @contextmanager
+    def hooks(self, fwd_hooks: FwdHooks) -> Iterator[StreamSession]:
+        """Listen to, or edit, TransformerLens hook points inside the block (see `hermes_lab.hooks`)."""
+        with self.board.hooks(fwd_hooks):
+            yield self
+
+    def run_with_cache(
+        self, question: str, names_filter: str | Callable[[str], bool] | None = None
+    ) -> tuple[Float[Tensor, "1 new vocabulary"], ActivationCache]:
+        """Logits of a question's turn and the activations of its pass over the ragged cache.
+
+        Args:
+            question: plain text.
+            names_filter: a hook name or a predicate over names; None: all of them.
+        """
+        from hermes_lab.lens import activation_cache
+
+        return activation_cache(self, question, names_filter)
+
+    # --- copies ----------------------------------------------------------------------------------
+    def fork(self, policy: Policy | str | None = None) -> StreamSession:
+        """An independent session that continues from here; tensors are shared, nothing is recorded."""
+        other = object.__new__(StreamSession)
+        other.__dict__.update(self.__dict__)
+        other._stream = self._stream.fork(self.engine.new_cache())
+        other._writer = None
+        other.record_level = "off"
+        other.knockouts = list(self.knockouts)
+        other.board = HookBoard(self.engine.layers)
+        if policy is not None:
+            other.set_policy(policy)
+        return other
+
+    def replay(
+        self,
+        policy: Policy | str,
+        *,
+        on_step: Callable[[StreamSession, Snapshot], None] | None = None,
+        **options: Any,
+    ) -> StreamSession:
+        """The same stream from its start under another policy, from kept visual tokens.
+
+        Args:
+            policy: the other policy.
+            on_step: called after every step of the new session, for example to ask questions on the way.
+            options: further arguments of the new session.
+
+        Raises:
+            LabError: this session was not started with `keep_visual=True`.
+        """
+        if not self.keep_visual:
+            raise LabError(
+                "This session did not keep its visual tokens; start it with keep_visual=True to replay it."
+            )
+        settings: dict[str, Any] = {
+            "chunk_frames": self.chunk_frames, "seed": self.seed, "system": self._system,
+            "next_position": self.next_position, "evaluation": self.evaluation, "keep_visual": True,
+        }  # fmt: skip
+        other = StreamSession(self.lab, policy, **(settings | options))
+        for chunk in self._stream.chunks:
+            snapshot = other.feed_segment(chunk.segment)
+            if on_step is not None:
+                on_step(other, snapshot)
+        return other
+
+    # --- what is there -------------------------------------------------------------------------
+    @property
+    def table(self) -> TokenTable:
+        """What every token is, under its global id."""
+        return self._stream.table
+
+    @property
+    def stream(self) -> StreamState:
+        """The stream's state; read it, do not change it."""
+        return self._stream
+
+    @property
+    def protected_tokens(self) -> int:
+        """Cached tokens of the system prefix, which are never evicted."""
+        return self._stream.protected
+
+    @property
+    def cache_bytes(self) -> int:
+        """Bytes of keys and values over all layers."""
+        return self._stream.cache.bytes
+
+    def layer_ids(self, layer: int) -> Int[Tensor, "head token"]:
+        """Global ids of all tokens that a layer holds, the system prefix included."""
+        return self._stream.cache.states[layer].ids
+
+    def _wants_attention(self, attention: bool | None) -> bool:
+        return self.record_level != "off" if attention is None else attention
+
+    def _summarizer(self, group: str) -> Summarizer:
+        stream = self._stream
+        keep = self._record_rows if group == "question" else ()
+        return Summarizer(
+            group, lambda layer: stream.cache.states[layer], stream.table, self.engine.layers,
+            self.engine.query_heads, stream.frames_seen, stream.now_s, keep,
+        )  # fmt: skip
+
+    def _clock(self) -> float:
+        if self.engine.adapter.device.type == "cuda":
+            torch.cuda.synchronize()  # kernels are queued: without it their time would be missed
+        return time.perf_counter()
+
+    # --- the end -------------------------------------------------------------------------------
+    def close(self, reason: str | None = None) -> None:
+        """Finish the recording, if there is one; `reason` marks it as aborted."""
+        if self._writer is not None:
+            writer, self._writer = self._writer, None
+            if reason is None:
+                writer.finish()
+            else:
+                writer.abort(reason)
+
+    def __enter__(self) -> StreamSession:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close(None if error is None else f"{type(error).__name__}: {error}")
+
+
+def _images_and_times(
+    frames: Frames | Frame, times_s: Sequence[float] | None, stream: StreamState
+) -> tuple[list[npt.NDArray[np.uint8]], list[float]]:
+    """Arrays and times of whatever was fed.
+
+    Raises:
+        LabError: no frames, a wrong shape or dtype, or times that do not fit.
+    """
+    if isinstance(frames, Frame):
+        frames = [frames]
+    if isinstance(frames, VideoChunk):
+        items: list[Any] = list(frames)
+    else:
+        items = list(frames)
+    if not items:
+        raise LabError("There are no frames to feed.")
+    images = [item.image if isinstance(item, Frame) else np.asarray(item) for item in items]
+    for image in images:
+        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+            raise LabError(
+                f"Frames must be RGB arrays [height, width, 3] of uint8, got {list(image.shape)} of {image.dtype}."
+            )
+    if all(isinstance(item, Frame) for item in items):
+        times = [float(item.time_s) for item in items]
+    elif times_s is None:
+        start = stream.now_s + 1.0 if stream.frames_seen else 0.0
+        times = [start + i for i in range(len(images))]
+    else:
+        times = [float(t) for t in times_s]
+    if len(times) != len(images):
+        raise LabError(f"{len(images)} frames were given {len(times)} times; give one each.")
+    return images, times

@@ -1,0 +1,348 @@
+"""One feed step: encode, admit, prefill, probe, decide, re-index - and the snapshot of what happened."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from hermes_lab import decision, guidance, positions
+from hermes_lab.decision import Evidence, call
+from hermes_lab.engine import Wants, take
+from hermes_lab.errors import PolicyError
+from hermes_lab.models.base import Segment
+from hermes_lab.policies.base import Admission, Arrival, Need, Policy
+from hermes_lab.positions import PositionRule
+from hermes_lab.snapshot import AttentionSummary, LayerDecision, Snapshot, Timings
+from hermes_lab.stream_state import Chunk
+from hermes_lab.tokens import Role
+
+if TYPE_CHECKING:
+    from hermes_lab.session import StreamSession
+
+
+@dataclass
+class Step:
+    """The work of `StreamSession.feed`, on the session's stream state."""
+
+    session: StreamSession
+
+    def run(self, images: Sequence[npt.NDArray[np.uint8]], times_s: Sequence[float]) -> Snapshot:
+        """Encode frames and feed them."""
+        session = self.session
+        started = session._clock()
+        segment = session.engine.adapter.encode(
+            images, times_s, want_saliency=Need.SALIENCY in session.policy.needs
+        )
+        return self.run_encoded(segment, session._clock() - started)
+
+    def run_encoded(self, segment: Segment, encode_s: float) -> Snapshot:
+        """Feed a chunk that is already encoded."""
+        session, stream = self.session, self.session.stream
+        policy, engine, clock = session.policy, session.engine, session._clock
+        layers = engine.layers
+        frames = len(segment.time_s)
+        first_frame = stream.frames_seen
+        stream.frames_seen += frames
+        stream.now_s = float(segment.time_s[-1])
+        visual = (segment.role == Role.VISUAL) & (segment.frame == segment.frame.max())
+        stream.tokens_per_frame = int(visual.sum())
+
+        started = clock()
+        admission = self._admit(segment, first_frame)
+        admitted = np.arange(len(segment)) if admission is None else _indices(admission.keep)
+        entering = segment if admission is None else _admitted(segment, admission, admitted)
+        ids = self._name(entering, first_frame)
+        self._keep_chunk(segment, ids, admitted, first_frame, frames)
+        stream.tokens_seen += len(ids)
+        decide_s = clock() - started
+
+        started = clock()
+        evidence = Evidence.empty(layers)
+        summaries: list[AttentionSummary] = []
+        self._prefill(entering, ids, evidence, summaries)
+        prefill_s = clock() - started
+        if admission is not None and admission.terms:
+            self._carry_terms(admission, len(ids))
+
+        started = clock()
+        self._observe(policy, evidence)
+        decide_s += clock() - started
+        decisions: tuple[LayerDecision, ...] = ()
+        probe_s = 0.0
+        budgets = call(policy, "budgets", None, lambda: policy.budgets(layers))
+        held = [state.tokens - stream.protected for state in stream.cache.states]
+        if budgets is not None and call(policy, "due", None, lambda: policy.due(held, budgets)):
+            started = clock()
+            self._guide(policy, evidence, summaries)
+            probe_s = clock() - started
+            started = clock()
+            decisions = self._decide(policy, evidence, budgets)
+            decide_s += clock() - started
+        started = clock()
+        reindexed, notes = self._reindex(bool(decisions))
+        decide_s += clock() - started
+
+        snapshot = Snapshot(
+            step=stream.step,
+            frames=tuple(range(first_frame, first_frame + frames)),
+            frames_seen=stream.frames_seen,
+            tokens_seen=stream.tokens_seen,
+            time_s=stream.now_s,
+            new_ids=ids,
+            held=tuple(
+                state.ids[:, stream.protected :].cpu().numpy().copy()
+                for state in stream.cache.states
+            ),
+            positions=tuple(
+                state.positions[..., stream.protected :].cpu().numpy().copy()
+                for state in stream.cache.states
+            ),
+            decisions=decisions,
+            attention=tuple(summaries),
+            budget_tokens=None if budgets is None else tuple(budgets),
+            cache_bytes=stream.cache.bytes,
+            archive_bytes=stream.cache.archive_bytes,
+            reindexed=reindexed,
+            timings=Timings(encode_s, prefill_s, probe_s, decide_s),
+            notes=notes,
+        )
+        stream.step += 1
+        return snapshot
+
+    # --- before the decoder ------------------------------------------------------------------
+    def _admit(self, segment: Segment, first_frame: int) -> Admission | None:
+        stream, policy = self.session.stream, self.session.policy
+        if type(policy).admit is Policy.admit:
+            return None
+        device = segment.embeds.device
+
+        def long(values: npt.NDArray[Any]) -> Tensor:
+            return torch.as_tensor(values.astype(np.int64), device=device)
+
+        times = np.asarray(segment.time_s, np.float32)
+        arrival = Arrival(
+            embeds=segment.embeds,
+            features=segment.features if Need.FEATURES in policy.needs else None,
+            saliency=segment.saliency if Need.SALIENCY in policy.needs else None,
+            visual=long(np.flatnonzero(segment.role == Role.VISUAL)),
+            frame=long(np.where(segment.frame < 0, -1, segment.frame + first_frame)),
+            row=long(segment.row),
+            col=long(segment.col),
+            role=long(segment.role),
+            time_s=torch.as_tensor(times[np.maximum(segment.frame, 0)], device=device),
+            step=stream.step,
+        )
+        admission = call(policy, "admit", None, lambda: policy.admit(arrival, stream.memory))
+        if admission is not None:
+            _check_admission(policy, admission, segment)
+        return admission
+
+    def _name(self, segment: Segment, first_frame: int) -> npt.NDArray[np.int64]:
+        stream = self.session.stream
+        times = np.asarray(segment.time_s, np.float32)
+        has_frame = segment.frame >= 0
+        return stream.table.append(
+            len(segment),
+            role=segment.role,
+            frame=np.where(has_frame, segment.frame + first_frame, -1),
+            time_s=np.where(has_frame, times[np.maximum(segment.frame, 0)], np.nan),
+            row=segment.row,
+            col=segment.col,
+            step=stream.step,
+        )
+
+    def _keep_chunk(
+        self,
+        segment: Segment,
+        ids: npt.NDArray[np.int64],
+        admitted: npt.NDArray[np.int64],
+        first_frame: int,
+        frames: int,
+    ) -> None:
+        """Keep the chunk as encoded as long as the policy, or a replay, may need it."""
+        session, stream = self.session, self.session.stream
+        wanted = session.policy.read_plan().recent_frames
+        if not session.keep_visual and not wanted:
+            return
+        names = np.full(len(segment), -1, np.int64)
+        names[admitted] = ids
+        chunk = Chunk(segment, tuple(names.tolist()), first_frame, frames)
+        chunks = (*stream.chunks, chunk)
+        if not session.keep_visual:
+            oldest = stream.frames_seen - wanted
+            chunks = tuple(c for c in chunks if c.first_frame + c.frames > oldest)
+        stream.chunks = chunks
+
+    # --- through the decoder -----------------------------------------------------------------
+    def _prefill(
+        self,
+        segment: Segment,
+        ids: npt.NDArray[np.int64],
+        evidence: Evidence,
+        summaries: list[AttentionSummary],
+    ) -> None:
+        session, stream, policy = self.session, self.session.stream, self.session.policy
+        if not len(segment):
+            return
+        evidence.new_tokens = len(segment)
+        wants = Wants(knockouts=session.knockouts, board=session.board)
+        last = min(stream.tokens_per_frame or len(segment), len(segment))
+        summarizer = session._summarizer("chunk") if session.record_level != "off" else None
+        wants_rows = Need.CHUNK_ATTENTION in policy.needs
+        if wants_rows or summarizer is not None:
+            window = (policy.window_queries if wants_rows else None) or last
+            rows = slice(max(len(segment) - window, 0), len(segment))
+
+            def on_rows(layer: int, pattern: Tensor) -> None:
+                if wants_rows:
+                    shown = guidance.average(pattern, policy.attention_detail)
+                    evidence.attention[layer]["chunk"] = shown
+                if summarizer is not None:
+                    summarizer.add(layer, pattern[..., : pattern.shape[-1] - len(segment)])
+
+            wants = replace(wants, rows=rows, on_rows=on_rows)
+        if Need.RECEIVED_ATTENTION in policy.needs:
+
+            def on_received(layer: int, received: Tensor) -> None:
+                evidence.received[layer] = received
+
+            wants = replace(wants, on_received=on_received)
+        session.engine.forward(stream.cache, segment, "chunk", torch.as_tensor(ids), wants)
+        if summarizer is not None:
+            summaries.append(summarizer.summary())
+
+    def _carry_terms(self, admission: Admission, new: int) -> None:
+        for holder in self.session.stream.cache.stream_layers:
+            terms = {n: v[admission.keep.to(v.device)][None] for n, v in admission.terms.items()}
+            fresh = decision.carry(holder.state, terms, holder.state.tokens - new)
+            merged = dict(holder.state.carried)
+            for name, value in fresh.carried.items():
+                old = merged.get(name)
+                merged[name] = value if old is None else torch.where(value.isnan(), old, value)
+            holder.state = replace(fresh, carried=merged)
+
+    # --- the decision --------------------------------------------------------------------------
+    def _views(self, evidence: Evidence, budgets: Sequence[int] | None) -> list[decision.LayerView]:
+        session, stream = self.session, self.session.stream
+        return [
+            decision.view_of(
+                session.engine, stream, state, layer,
+                policy=session.policy, evidence=evidence, seed=session.seed,
+                budget=None if budgets is None else budgets[layer],
+            )
+            for layer, state in enumerate(stream.cache.states)
+        ]  # fmt: skip
+
+    def _observe(self, policy: Policy, evidence: Evidence) -> None:
+        stream = self.session.stream
+        if type(policy).observe is Policy.observe:
+            return
+        for view in self._views(evidence, None):
+            named = call(policy, "observe", view.layer, lambda view=view: policy.observe(view))
+            for name, value in named.items():
+                if value.ndim != 2 or value.shape[1] != view.tokens:
+                    raise PolicyError(
+                        f"Policy {policy.name!r} returned {name!r} of shape {list(value.shape)} from observe() "
+                        f"at layer {view.layer}; it must be [head, {view.tokens}]."
+                    )
+            holder = stream.cache.stream_layers[view.layer]
+            holder.state = decision.carry(holder.state, named, stream.protected)
+
+    def _guide(self, policy: Policy, evidence: Evidence, summaries: list[AttentionSummary]) -> None:
+        session, stream, engine = self.session, self.session.stream, self.session.engine
+        if not {Need.GUIDANCE, Need.QUERIES} & policy.needs:
+            return
+        wanted = call(policy, "guidance", None, lambda: policy.guidance(stream.history))
+        if any(g.kind == "question" for g in wanted) and not session.future_question:
+            raise PolicyError(
+                f"Policy {policy.name!r} needs the future question, and none was announced; "
+                "set `session.future_question` in an evaluation."
+            )
+        prompts = guidance.segments_for(engine, wanted, session.future_question)
+        record = session.record_level != "off"
+        collected = {n: session._summarizer(f"guidance:{n}") for n in prompts} if record else {}
+
+        def on_rows(name: str, layer: int, rows: Tensor) -> None:
+            evidence.attention[layer][name] = guidance.average(rows, policy.attention_detail)
+            if name in collected:
+                collected[name].add(layer, rows)
+
+        on_queries = None
+        if Need.QUERIES in policy.needs:
+
+            def on_queries(name: str, layer: int, queries: Tensor) -> None:
+                evidence.queries[layer][name] = queries
+
+        guidance.read(engine, stream.cache, prompts, on_rows, on_queries)
+        summaries.extend(c.summary() for c in collected.values())
+
+    def _decide(
+        self, policy: Policy, evidence: Evidence, budgets: Sequence[int]
+    ) -> tuple[LayerDecision, ...]:
+        stream = self.session.stream
+        plans = decision.plan(policy, self._views(evidence, budgets), budgets)
+        return tuple(
+            decision.apply(made, stream, policy, self.session.next_position) for made in plans
+        )
+
+    def _reindex(self, decided: bool) -> tuple[tuple[int, ...], tuple[str, ...]]:
+        session, stream = self.session, self.session.stream
+        rule, limit = session.positions, session.engine.adapter.max_positions
+        moved: list[int] = []
+        if positions.due(rule, stream.cache.states, limit, decided):
+            for layer, holder in enumerate(stream.cache.stream_layers):
+                before = holder.state
+                holder.state = positions.reindex(
+                    rule, before, layer, session.engine.rope, stream.protected
+                )
+                if holder.state is not before:
+                    moved.append(layer)
+        furthest = max(state.cursor.next for state in stream.cache.states)
+        notes: tuple[str, ...] = ()
+        if furthest > limit:
+            advice = "choose positions='lazy'" if rule is PositionRule.KEEP else "lower the budget"
+            notes = (
+                f"Position {furthest} is beyond the {limit} positions the model was made for; {advice}.",
+            )
+        return tuple(moved), notes
+
+
+def _indices(keep: Tensor) -> npt.NDArray[np.int64]:
+    return keep.cpu().numpy().astype(np.int64)
+
+
+def _admitted(segment: Segment, admission: Admission, index: npt.NDArray[np.int64]) -> Segment:
+    """The tokens of a chunk that a policy let in, at the positions they had."""
+    part = take(segment, index)
+    if admission.embeds is None:
+        return part
+    return replace(part, embeds=admission.embeds.to(part.embeds))
+
+
+def _check_admission(policy: Policy, admission: Admission, segment: Segment) -> None:
+    keep = admission.keep
+    good = keep.ndim == 1 and not keep.is_floating_point()
+    if good and keep.numel():
+        good = (
+            bool((keep[1:] > keep[:-1]).all())
+            and int(keep[0]) >= 0
+            and int(keep[-1]) < len(segment)
+        )
+    if not good:
+        raise PolicyError(
+            f"Policy {policy.name!r} admitted tokens that are not ascending indices between 0 and {len(segment) - 1}."
+        )
+    if admission.embeds is not None and (
+        admission.embeds.shape != (keep.shape[0], segment.embeds.shape[1])
+        or not bool(admission.embeds.isfinite().all())
+    ):
+        raise PolicyError(
+            f"Policy {policy.name!r} admitted {keep.shape[0]} tokens with embeddings of shape "
+            f"{list(admission.embeds.shape)} or with NaN in them."
+        )

@@ -1,0 +1,95 @@
+"""Where a stream stands: everything a session must restore to undo a step, or copy to fork."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from hermes_lab.cache import LayerState, StreamCache
+from hermes_lab.models.base import Segment
+from hermes_lab.tokens import TokenTable
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """One chunk as it was encoded, before any policy saw it.
+
+    Attributes:
+        segment: decoder inputs, positions relative to the chunk's start.
+        ids: global id of each token, -1 where a policy did not admit it.
+        first_frame: global index of the chunk's first frame.
+        frames: how many frames it holds.
+    """
+
+    segment: Segment
+    ids: tuple[int, ...]
+    first_frame: int
+    frames: int
+
+
+@dataclass
+class StreamState:
+    """The mutable heart of a session.
+
+    Attributes:
+        cache: keys and values with ids and positions.
+        table: what every token is.
+        prefix: what each layer held after the system prefix.
+        protected: cached tokens of the system prefix, never candidates.
+        step, frames_seen, tokens_seen, now_s: counters of the stream.
+        tokens_per_frame: visual tokens of the newest frame.
+        chunks: the chunks that are kept as encoded, for policies that read frames afresh and for replay.
+        memory: what the policy's `admit` keeps between chunks.
+        history: (question, answer) pairs that were asked to be remembered.
+    """
+
+    cache: StreamCache
+    table: TokenTable
+    prefix: tuple[LayerState, ...] = ()
+    protected: int = 0
+    step: int = 0
+    frames_seen: int = 0
+    tokens_seen: int = 0
+    now_s: float = 0.0
+    tokens_per_frame: int = 0
+    chunks: tuple[Chunk, ...] = ()
+    memory: dict[str, Any] = field(default_factory=dict[str, Any])
+    history: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
+
+    def fork(self, cache: StreamCache) -> StreamState:
+        """A copy on `cache` (a new, empty one) that shares tensors; neither side sees the other's future."""
+        cache.states = self.cache.states
+        return StreamState(
+            cache=cache,
+            table=self.table.copy(),
+            prefix=self.prefix,
+            protected=self.protected,
+            step=self.step,
+            frames_seen=self.frames_seen,
+            tokens_seen=self.tokens_seen,
+            now_s=self.now_s,
+            tokens_per_frame=self.tokens_per_frame,
+            chunks=self.chunks,
+            memory=copy.deepcopy(self.memory),
+            history=list(self.history),
+        )
+
+    def mark(self) -> Callable[[], None]:
+        """A function that puts everything back to where it is now."""
+        states, length = self.cache.states, len(self.table)
+        counters = (
+            self.step, self.frames_seen, self.tokens_seen, self.now_s, self.tokens_per_frame,
+        )  # fmt: skip
+        chunks, memory = self.chunks, copy.deepcopy(self.memory)
+
+        def undo() -> None:
+            self.cache.states = states
+            self.table.truncate(length)
+            (
+                self.step, self.frames_seen, self.tokens_seen, self.now_s, self.tokens_per_frame,
+            ) = counters  # fmt: skip
+            self.chunks, self.memory = chunks, memory
+
+        return undo
