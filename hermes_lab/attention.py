@@ -8,7 +8,7 @@ variable, so that sessions and threads that share a model do not see each other.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
@@ -102,7 +102,7 @@ _RUNNING: ContextVar[Pass | None] = ContextVar("hermes_lab_pass", default=None)
 
 
 @contextmanager
-def running(current: Pass) -> Iterator[Pass]:
+def running(current: Pass) -> Generator[Pass]:
     """Make `current` the pass that the model's forward serves inside the block."""
     token = _RUNNING.set(current)
     try:

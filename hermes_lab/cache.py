@@ -6,7 +6,7 @@ references back (bit-identical by construction), and forking a session free of c
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
@@ -189,7 +189,7 @@ class StreamCache(Cache):
             layer.state = state
 
     @contextmanager
-    def transient(self) -> Iterator[None]:
+    def transient(self) -> Generator[None]:
         """Whatever happens inside, the cache is afterwards bit-identical to before."""
         states = self.states
         try:

@@ -9,7 +9,7 @@ fired by `hermes_lab.attention`, the others by module hooks that `Instrument` in
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
@@ -106,7 +106,7 @@ class HookBoard:
         return [known for known in self.names() if name(known)]
 
     @contextmanager
-    def hooks(self, fwd_hooks: FwdHooks) -> Iterator[HookBoard]:
+    def hooks(self, fwd_hooks: FwdHooks) -> Generator[HookBoard]:
         """Listen inside the block: pairs of (name or predicate, `fn(tensor, hook)`)."""
         handles: list[tuple[HookPoint, Any]] = []
         try:

@@ -12,7 +12,7 @@ answer = run.ask("What was the first object?")
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -301,7 +301,7 @@ class StreamSession:
 
     # --- hooks ---------------------------------------------------------------------------------
     @contextmanager
-    def hooks(self, fwd_hooks: FwdHooks) -> Iterator[StreamSession]:
+    def hooks(self, fwd_hooks: FwdHooks) -> Generator[StreamSession]:
         """Listen to, or edit, TransformerLens hook points inside the block (see `hermes_lab.hooks`)."""
         with self.board.hooks(fwd_hooks):
             yield self

@@ -273,13 +273,11 @@ class Step:
             if name in collected:
                 collected[name].add(layer, rows)
 
-        on_queries = None
-        if Need.QUERIES in policy.needs:
+        def on_queries(name: str, layer: int, queries: Tensor) -> None:
+            evidence.queries[layer][name] = queries
 
-            def on_queries(name: str, layer: int, queries: Tensor) -> None:
-                evidence.queries[layer][name] = queries
-
-        guidance.read(engine, stream.cache, prompts, on_rows, on_queries)
+        wants_queries = Need.QUERIES in policy.needs
+        guidance.read(engine, stream.cache, prompts, on_rows, on_queries if wants_queries else None)
         summaries.extend(c.summary() for c in collected.values())
 
     def _decide(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import IntEnum
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -40,7 +41,7 @@ class TokenTable:
     """Append-only columns, one row a token; the row number is the token's global id."""
 
     def __init__(self) -> None:
-        self._columns: dict[str, npt.NDArray[np.generic]] = {
+        self._columns: dict[str, npt.NDArray[Any]] = {
             name: np.empty(0, dtype) for name, dtype in COLUMNS.items()
         }
         self._length = 0
@@ -78,18 +79,18 @@ class TokenTable:
         """Forget the newest tokens, when the step that added them is undone."""
         self._length = min(self._length, length)
 
-    def column(self, name: str) -> npt.NDArray[np.generic]:
+    def column(self, name: str) -> npt.NDArray[Any]:
         """A read-only view of one column, [tokens]."""
         view = self._columns[name][: self._length]
         view.flags.writeable = False
         return view
 
-    def arrays(self) -> dict[str, npt.NDArray[np.generic]]:
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
         """Copies of all columns, for recordings."""
         return {name: self.column(name).copy() for name in COLUMNS}
 
     @classmethod
-    def from_arrays(cls, arrays: Mapping[str, npt.NDArray[np.generic]]) -> TokenTable:
+    def from_arrays(cls, arrays: Mapping[str, npt.NDArray[Any]]) -> TokenTable:
         """Rebuild a table from `arrays()`.
 
         Raises:
