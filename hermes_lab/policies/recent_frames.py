@@ -38,8 +38,8 @@ class RecentFrames(Policy):
     granularity: ClassVar[str] = "frame"
 
     def budgets(self, layers: int) -> list[int]:
-        """The limit is in frames; `budget_tokens` is one more where given."""
-        return [self.budget_tokens or UNBOUNDED] * layers
+        """None in tokens: `select` limits frames, and tokens where `budget_tokens` is given as well."""
+        return [UNBOUNDED] * layers
 
     def due(self, tokens: Sequence[int], budgets: Sequence[int]) -> bool:
         """After every chunk, since the limit is in frames; deciding costs nothing."""
@@ -51,11 +51,11 @@ class RecentFrames(Policy):
         return Scores(frame, {"frame": frame})
 
     def select(self, scores: Scores, count: int, view: LayerView) -> Int[Tensor, "head kept"]:
-        """The tokens of the newest `frames` frames, and the newest `count` of them."""
+        """The tokens of the newest `frames` frames; the newest `budget_tokens` of them where given."""
         frame = view.filled_frame[0]
         newest = frame.unique()[-self.frames :]
         held = int(torch.isin(frame, newest).sum())
-        return top_newest(scores.total, min(count, held))
+        return top_newest(scores.total, min(count, held, self.budget_tokens or UNBOUNDED))
 
     def read_plan(self) -> ReadPlan:
         """The last frames on the system prefix, without the cache."""
