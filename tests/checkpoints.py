@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,9 @@ VOCABULARY = 300
 SPECIAL = (
     "<pad>", "<bos>", "<eos>", "<|im_start|>", "<|im_end|>", "<video>", "<image>",
     "<|vision_start|>", "<|vision_end|>", "<|video_pad|>", "<|image_pad|>",
+    "<fake_token_around_image>", "<global-img>", "<end_of_utterance>",
+    "<IMG_CONTEXT>", "<img>", "</img>",
+    "<start_of_turn>", "<end_of_turn>", "<start_of_image>", "<end_of_image>", "<image_soft_token>",
 )  # fmt: skip
 ID = {token: index for index, token in enumerate(SPECIAL)}
 
@@ -129,61 +133,281 @@ QWEN_TOKENS = {
 }
 
 
-def _qwen2_5_vl(layers: int) -> Spec:
+QWEN_FRAMES = {
+    "image_processor_type": "Qwen2VLImageProcessor",
+    "size": {"shortest_edge": 4 * 28 * 28, "longest_edge": 12 * 28 * 28},
+    "patch_size": 14,
+    "merge_size": 2,
+    "temporal_patch_size": 2,
+    "resample": 3,
+    "image_mean": [0.48145466, 0.4578275, 0.40821073],
+    "image_std": [0.26862954, 0.26130258, 0.27577711],
+}
+
+
+def _qwen2_vl(layers: int, *, newer: bool = False) -> Spec:
+    sections = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]}
+    vision = {
+        "depth": 2,
+        "num_heads": 2,
+        "initializer_range": 0.12,
+        "patch_size": 14,
+        "spatial_merge_size": 2,
+        "temporal_patch_size": 2,
+    }
+    if newer:
+        vision |= {
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "out_hidden_size": 64,
+            "window_size": 56,
+            "fullatt_block_indexes": [1],
+            "tokens_per_second": 2,
+        }
+    else:
+        vision |= {"embed_dim": 32, "hidden_size": 64, "mlp_ratio": 2}
+    family = "qwen2_5_vl" if newer else "qwen2_vl"
     config = {
-        "model_type": "qwen2_5_vl",
+        "model_type": family,
+        "text_config": _text(f"{family}_text", layers, rope_parameters=sections),
+        "vision_config": vision,
+        "tie_word_embeddings": False,
+        **QWEN_TOKENS,
+    }
+    settings = {
+        "preprocessor_config.json": QWEN_FRAMES,
+        "video_preprocessor_config.json": {
+            **QWEN_FRAMES,
+            "video_processor_type": "Qwen2VLVideoProcessor",
+            "fps": 2,
+        },
+    }
+    return config, settings, QWEN_CHATML
+
+
+def _qwen2_5_vl(layers: int) -> Spec:
+    return _qwen2_vl(layers, newer=True)
+
+
+def _qwen3_vl(layers: int) -> Spec:
+    config = {
+        "model_type": "qwen3_vl",
         "text_config": _text(
-            "qwen2_5_vl_text",
+            "qwen3_vl_text",
             layers,
             rope_parameters={
                 "rope_type": "default",
                 "rope_theta": 10000.0,
-                "mrope_section": [2, 3, 3],
+                "mrope_section": [4, 2, 2],
+                "mrope_interleaved": True,
             },
         ),
         "vision_config": {
-            "model_type": "qwen2_5_vl_vision",
-            "depth": 2,
+            "depth": 3,
             "hidden_size": 32,
             "intermediate_size": 48,
             "num_heads": 2,
             "initializer_range": 0.12,
             "out_hidden_size": 64,
-            "patch_size": 14,
+            "patch_size": 16,
             "spatial_merge_size": 2,
             "temporal_patch_size": 2,
-            "window_size": 56,
-            "fullatt_block_indexes": [1],
-            "tokens_per_second": 2,
+            "num_position_embeddings": 16,
+            "deepstack_visual_indexes": [0, 1],
         },
         "tie_word_embeddings": False,
         **QWEN_TOKENS,
     }
+    frames = {
+        "patch_size": 16,
+        "merge_size": 2,
+        "temporal_patch_size": 2,
+        "resample": 3,
+        "image_mean": [0.5, 0.5, 0.5],
+        "image_std": [0.5, 0.5, 0.5],
+    }
+    pair = {"shortest_edge": 2 * 4 * 32 * 32, "longest_edge": 2 * 12 * 32 * 32}
     settings = {
         "preprocessor_config.json": {
-            "image_processor_type": "Qwen2VLImageProcessor",
-            "size": {"shortest_edge": 4 * 28 * 28, "longest_edge": 12 * 28 * 28},
-            "patch_size": 14,
-            "merge_size": 2,
-            "temporal_patch_size": 2,
-            "resample": 3,
-            "image_mean": [0.48145466, 0.4578275, 0.40821073],
-            "image_std": [0.26862954, 0.26130258, 0.27577711],
+            **frames,
+            "size": {"shortest_edge": 4 * 32 * 32, "longest_edge": 64 * 32 * 32},
         },
-    }
-    settings["video_preprocessor_config.json"] = {
-        **settings["preprocessor_config.json"],
-        "video_processor_type": "Qwen2VLVideoProcessor",
-        "fps": 2,
+        "video_preprocessor_config.json": {**frames, "size": pair, "fps": 2},
     }
     return config, settings, QWEN_CHATML
+
+
+IDEFICS_CHAT = (
+    "<|im_start|>{% for message in messages %}{{ message['role'] | capitalize }}"
+    "{% if message['content'][0]['type'] == 'image' %}{{ ':' }}{% else %}{{ ': ' }}{% endif %}"
+    "{% for line in message['content'] %}{% if line['type'] == 'text' %}{{ line['text'] }}"
+    "{% elif line['type'] == 'image' %}{{ '<image>' }}{% endif %}{% endfor %}<end_of_utterance>\n{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
+)
+
+
+def _idefics3(layers: int, kind: str = "idefics3") -> Spec:
+    side = 32  # 4x4 patches, shuffled to 2x2 tokens
+    config = {
+        "model_type": kind,
+        "text_config": _text("llama", layers),
+        "vision_config": {
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "initializer_range": 0.12,
+            "image_size": side,
+            "patch_size": 8,
+        },
+        "image_token_id": ID["<image>"],
+        "scale_factor": 2,
+        "tie_word_embeddings": False,
+    }
+    frames = {
+        "image_processor_type": "Idefics3ImageProcessor",
+        "size": {"longest_edge": 2 * side},
+        "max_image_size": {"longest_edge": side},
+        "resample": 1,
+        "do_resize": True,
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": [0.5, 0.5, 0.5],
+        "image_std": [0.5, 0.5, 0.5],
+    }
+    if kind == "smolvlm":
+        frames["video_sampling"] = {
+            "fps": 1,
+            "max_frames": 64,
+            "video_size": {"longest_edge": side},
+        }
+    settings = {
+        "preprocessor_config.json": frames,
+        "processor_config.json": {"image_seq_len": 4},
+    }
+    return config, settings, IDEFICS_CHAT
+
+
+INTERNVL_CHAT = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}"
+    "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
+    "{% for part in message['content'] %}{% if part['type'] == 'image' %}{{ '<IMG_CONTEXT>\n' }}"
+    "{% elif part['type'] == 'video' %}{{ '<video>\n' }}{% else %}{{ part['text'] }}{% endif %}{% endfor %}"
+    "{% endif %}{{ '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+def _internvl(layers: int) -> Spec:
+    side = 32
+    config = {
+        "model_type": "internvl",
+        "text_config": _text("qwen2", layers),
+        "vision_config": {
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "initializer_range": 0.12,
+            "image_size": [side, side],
+            "patch_size": [8, 8],
+            "use_qk_norm": True,
+            "layer_scale_init_value": 1.0,
+        },
+        "image_token_id": ID["<IMG_CONTEXT>"],
+        "image_seq_length": 4,
+        "downsample_ratio": 0.5,
+        "tie_word_embeddings": False,
+    }
+    frames = {
+        "image_processor_type": "GotOcr2ImageProcessor",
+        "crop_to_patches": False,
+        "size": {"height": side, "width": side},
+        "resample": 3,
+        "image_mean": [0.485, 0.456, 0.406],
+        "image_std": [0.229, 0.224, 0.225],
+    }
+    return config, {"preprocessor_config.json": frames}, INTERNVL_CHAT
+
+
+GEMMA_CHAT = (
+    "{{ bos_token }}{% if messages[0]['role'] == 'system' %}"
+    "{% set first = messages[0]['content'][0]['text'] + '\n\n' %}{% set loop_messages = messages[1:] %}"
+    "{% else %}{% set first = '' %}{% set loop_messages = messages %}{% endif %}"
+    "{% for message in loop_messages %}"
+    "{% set role = 'model' if message['role'] == 'assistant' else message['role'] %}"
+    "{{ '<start_of_turn>' + role + '\n' + (first if loop.first else '') }}"
+    "{% for part in message['content'] %}{% if part['type'] == 'image' %}{{ '<start_of_image>' }}"
+    "{% else %}{{ part['text'] | trim }}{% endif %}{% endfor %}{{ '<end_of_turn>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}"
+)
+
+
+def _gemma3(layers: int) -> Spec:
+    side = 32
+    config = {
+        "model_type": "gemma3",
+        "text_config": _text(
+            "gemma3_text",
+            layers,
+            query_pre_attn_scalar=16,
+            sliding_window=1024,
+            layer_types=[
+                "full_attention" if i % 3 == 2 else "sliding_attention" for i in range(layers)
+            ],
+            rope_parameters={
+                "full_attention": {"rope_type": "linear", "rope_theta": 1e5, "factor": 8.0},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+            },
+        ),
+        "vision_config": {
+            "model_type": "siglip_vision_model",
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "initializer_range": 0.12,
+            "image_size": side,
+            "patch_size": 8,
+            "vision_use_head": False,
+        },
+        "mm_tokens_per_image": 4,
+        "boi_token_index": ID["<start_of_image>"],
+        "eoi_token_index": ID["<end_of_image>"],
+        "image_token_index": ID["<image_soft_token>"],
+        "tie_word_embeddings": False,
+    }
+    frames = {
+        "image_processor_type": "Gemma3ImageProcessor",
+        "size": {"height": side, "width": side},
+        "resample": 2,
+        "do_pan_and_scan": None,
+        "image_mean": [0.5, 0.5, 0.5],
+        "image_std": [0.5, 0.5, 0.5],
+    }
+    settings = {
+        "preprocessor_config.json": frames,
+        "processor_config.json": {"image_seq_length": 4},
+    }
+    return config, settings, GEMMA_CHAT
 
 
 _SPECS: dict[str, Callable[[int], Spec]] = {
     "llava_onevision": _llava_onevision,
     "qwen2_5_vl": _qwen2_5_vl,
+    "qwen3_vl": _qwen3_vl,
+    "idefics3": _idefics3,
+    "internvl": _internvl,
+    "gemma3": _gemma3,
+    "qwen2_vl": _qwen2_vl,
+    "smolvlm": partial(_idefics3, kind="smolvlm"),
 }
-FAMILIES: tuple[str, ...] = tuple(_SPECS)
+VARIANTS: tuple[str, ...] = (
+    "qwen2_vl",
+    "smolvlm",
+)  # model types that share another family's adapter
+FAMILIES: tuple[str, ...] = tuple(name for name in _SPECS if name not in VARIANTS)
 
 
 def write_checkpoint(family: str, folder: Path, seed: int = 0, layers: int = 4) -> Path:
@@ -195,7 +419,7 @@ def write_checkpoint(family: str, folder: Path, seed: int = 0, layers: int = 4) 
         torch.manual_seed(seed)
         model = AutoModelForImageTextToText.from_config(AutoConfig.for_model(kind, **config))
         for parameter in model.parameters():
-            if parameter.ndim == 1:
+            if parameter.ndim == 1 or not parameter.any():  # Gemma3 starts its projection at zero
                 parameter.data += 0.1 * torch.randn_like(parameter)
     model.generation_config.eos_token_id = ID["<|im_end|>"]
     model.save_pretrained(folder)

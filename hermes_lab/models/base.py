@@ -18,6 +18,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from hermes_lab.errors import ModelError
+
 
 @dataclass(frozen=True)
 class Segment:
@@ -203,9 +205,22 @@ class Adapter(ABC):
         """Positions that the model was configured for."""
         return int(self.text_config.max_position_embeddings)
 
-    def check_streamable(self, needed_tokens: int | None = None) -> None:  # noqa: B027 -- most families refuse nothing
-        """Refuse, in one sentence, what the engine cannot stream correctly (default: nothing).
+    def check_streamable(self, needed_tokens: int | None = None) -> None:
+        """Refuse, in one sentence, what the engine cannot stream correctly.
+
+        The engine lets every kept token be attended to, so layers with a sliding window must never hold more
+        than the window: the budget plus a chunk, a question and its answer, or (None) all that the model's
+        positions allow.
 
         Raises:
-            ModelError: for example sliding-window layers shorter than `needed_tokens`.
+            ModelError: sliding-window layers shorter than `needed_tokens`.
         """
+        window = getattr(self.text_config, "sliding_window", None)
+        kinds = getattr(self.text_config, "layer_types", None) or []
+        needed = self.max_positions if needed_tokens is None else needed_tokens
+        if "sliding_attention" in kinds and window is not None and needed > window:
+            raise ModelError(
+                f"{self.name or self.family} cannot keep {needed} tokens: {kinds.count('sliding_attention')} of "
+                f"its {len(kinds)} layers attend to the last {window} tokens only; lower the budget so that "
+                f"budget, chunk, question and answer together stay within {window} tokens."
+            )

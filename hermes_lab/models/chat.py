@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
+from itertools import product
 from typing import Any, ClassVar, cast
 
-import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from hermes_lab.errors import ModelError
+from hermes_lab.models.assemble import TextRun, assemble
 from hermes_lab.models.base import Adapter, Segment
 from hermes_lab.tokens import Role
 
@@ -26,18 +27,19 @@ class ChatAdapter(Adapter):
     """An adapter whose text segments come from a chat template.
 
     Class attributes:
-        media: content type of the video in the template's messages ("video", or "image").
-        fallback_template: Jinja template for a checkpoint that has none.
+        fallback_template: Jinja template for a checkpoint that has none, or none that takes a video.
     """
 
-    media: ClassVar[str] = "video"
     fallback_template: ClassVar[str] = ""
 
-    @cached_property
-    def placeholder(self) -> str:
-        """The text that the template writes where the video belongs."""
-        token_id = getattr(cast(Any, self.model).config, f"{self.media}_token_id")
-        return str(self.tokenizer.convert_ids_to_tokens(int(token_id)))
+    def placeholders(self) -> Sequence[tuple[str, str]]:
+        """Content types to put the video in as, with the text that the template writes for each."""
+        token_id = int(cast(Any, self.model).config.video_token_id)
+        return [("video", str(self.tokenizer.convert_ids_to_tokens(token_id)))]
+
+    def after_video(self) -> str:
+        """Text that the processor puts between the last frame and the template's continuation."""
+        return ""
 
     def prefix(self, system: str | None = None) -> Segment:
         """The template up to the video (role SYSTEM).
@@ -88,32 +90,7 @@ class ChatAdapter(Adapter):
         return torch.tensor(ids, dtype=torch.long)
 
     def _text_segment(self, text: str, role: Role) -> Segment:
-        embeds = self.embed(self.token_ids(text))
-        count = embeds.shape[0]
-        return Segment(
-            embeds=embeds,
-            role=np.full(count, role, np.int8),
-            frame=np.full(count, -1, np.int32),
-            row=np.full(count, -1, np.int16),
-            col=np.full(count, -1, np.int16),
-            rel=torch.arange(count).expand(self.rotary_axes, -1).clone(),
-        )
-
-    def frame_segment(
-        self, visual: Float[Tensor, "frames cells hidden"], cols: int, **extra: Any
-    ) -> Segment:
-        """Frames of one grid without markers on a 1-D rotary axis, in raster order."""
-        frames, cells, hidden = visual.shape
-        cell = np.tile(np.arange(cells), frames)
-        return Segment(
-            embeds=visual.reshape(frames * cells, hidden).to(self.device, self.dtype),
-            role=np.full(frames * cells, Role.VISUAL, np.int8),
-            frame=np.repeat(np.arange(frames, dtype=np.int32), cells),
-            row=(cell // cols).astype(np.int16),
-            col=(cell % cols).astype(np.int16),
-            rel=torch.arange(frames * cells)[None],
-            **extra,
-        )
+        return assemble(self, [TextRun(self.token_ids(text), role)])
 
     @cached_property
     def _boundary_text(self) -> str:
@@ -125,45 +102,48 @@ class ChatAdapter(Adapter):
     ) -> tuple[str, str]:
         """The rendered conversation before and after the video.
 
-        Templates differ in whether a message's content is a list of typed parts or one string: both are
-        tried, the list first.
+        Templates differ in what they call a video and in whether a message's content is a list of typed
+        parts or one string: all are tried, then the family's fallback template.
         """
         turns: list[tuple[str, str]] = []
         for asked, answered in history:
             turns += [("user", asked), ("assistant", answered)]
         turns.append(("user", question))
-        failure: Exception | None = None
-        for as_parts in (True, False):
-            messages = [self._message("system", system, as_parts)] if system is not None else []
+        own = self.tokenizer.chat_template
+        templates = [own, self.fallback_template] if own else [self.fallback_template]
+        failure = "it does not write out the video and the question"
+        for template, (kind, written), as_parts in product(
+            templates, self.placeholders(), (True, False)
+        ):
+            media = {"type": kind} if as_parts else f"{written.rstrip()}\n"
+            messages = [_message("system", system, None, as_parts)] if system is not None else []
             for index, (role, content) in enumerate(turns):
-                messages.append(self._message(role, content, as_parts, with_media=index == 0))
+                messages.append(_message(role, content, None if index else media, as_parts))
             try:
                 rendered = str(
                     self.tokenizer.apply_chat_template(
-                        messages,
-                        chat_template=self.tokenizer.chat_template or self.fallback_template,
-                        tokenize=False,
-                        add_generation_prompt=True,
+                        messages, chat_template=template, tokenize=False, add_generation_prompt=True
                     )
                 )
             except (
                 Exception
             ) as error:  # a Jinja template may raise anything on content it does not take
-                failure = error
+                failure = str(error)
                 continue
-            if self.placeholder in rendered and question.strip() in rendered:
-                before, after = rendered.split(self.placeholder, 1)
-                return before, after
+            spoken = sum(
+                content.count(written) for content in (system or "", *(c for _, c in turns))
+            )
+            if rendered.count(written) == 1 + spoken and question.strip() in rendered:
+                before, after = rendered.split(written, 1)
+                return before, self.after_video() + after
         raise ModelError(
-            f"The chat template of {self.name or self.family} does not render a user turn with "
-            f"{'an' if self.media == 'image' else 'a'} {self.media} and a question"
-            f"{f' ({failure})' if failure else ''}; check the checkpoint's chat template."
+            f"The chat template of {self.name or self.family} cannot render a user turn with a video and a "
+            f"question ({failure}); check the checkpoint's chat template."
         )
 
-    def _message(
-        self, role: str, text: str, as_parts: bool, *, with_media: bool = False
-    ) -> dict[str, Any]:
-        if not as_parts:
-            return {"role": role, "content": f"{self.placeholder}\n{text}" if with_media else text}
-        parts: list[dict[str, str]] = [{"type": self.media}] if with_media else []
-        return {"role": role, "content": [*parts, {"type": "text", "text": text}]}
+
+def _message(role: str, text: str, media: Any, as_parts: bool) -> dict[str, Any]:
+    """One message, its content either a list of typed parts or one string."""
+    if not as_parts:
+        return {"role": role, "content": f"{media or ''}{text}"}
+    return {"role": role, "content": [*([media] if media else []), {"type": "text", "text": text}]}

@@ -16,8 +16,12 @@ from transformers.utils.hub import cached_file
 
 from hermes_lab.errors import ModelError, nearest
 from hermes_lab.models.base import Adapter
+from hermes_lab.models.gemma3 import Gemma3
+from hermes_lab.models.idefics3 import Idefics3
+from hermes_lab.models.internvl import InternVL
 from hermes_lab.models.llava_onevision import LlavaOnevision
 from hermes_lab.models.qwen2_5_vl import Qwen2_5VL
+from hermes_lab.models.qwen3_vl import Qwen3VL
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +55,26 @@ _FAMILIES: tuple[tuple[type[Adapter], tuple[str, ...], str], ...] = (
         Qwen2_5VL,
         ("Qwen/Qwen2.5-VL-3B-Instruct", "Qwen/Qwen2.5-VL-7B-Instruct", "Qwen/Qwen2-VL-2B-Instruct"),
         "pairs of frames, M-RoPE time follows the clock; feed even chunks",
+    ),
+    (
+        Qwen3VL,
+        ("Qwen/Qwen3-VL-2B-Instruct", "Qwen/Qwen3-VL-4B-Instruct", "Qwen/Qwen3-VL-8B-Instruct"),
+        "pairs of frames with their time in words, interleaved M-RoPE, DeepStack; feed even chunks",
+    ),
+    (
+        Idefics3,
+        ("HuggingFaceTB/SmolVLM2-2.2B-Instruct", "HuggingFaceM4/Idefics3-8B-Llama3"),
+        "each frame one unsplit image; SmolVLM names each frame's minute and second",
+    ),
+    (
+        InternVL,
+        ("OpenGVLab/InternVL3-1B-hf", "OpenGVLab/InternVL3-8B-hf"),
+        "256 tokens a frame between image tokens, frames not numbered",
+    ),
+    (
+        Gemma3,
+        ("google/gemma-3-4b-it", "google/gemma-3-12b-it"),
+        "256 causal tokens a frame; refused where more is kept than its sliding windows hold",
     ),
 )
 

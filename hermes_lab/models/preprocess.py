@@ -146,6 +146,18 @@ def shortest_edge(height: int, width: int, edge: int) -> tuple[int, int]:
     return int(edge * height / width), edge
 
 
+def longest_edge(height: int, width: int, edge: int) -> tuple[int, int]:
+    """The size with the given longer side and the same aspect ratio, the shorter side made even."""
+    aspect = (
+        width / height
+    )  # divided in this order so that fractions are cut off as in the processors
+    if width >= height:
+        shorter = int(edge / aspect)
+        return max(shorter + shorter % 2, 1), edge
+    shorter = int(edge * aspect)
+    return edge, max(shorter + shorter % 2, 1)
+
+
 def fixed_size(
     frames: UInt8[Tensor, "n 3 h w"], settings: FrameSettings
 ) -> UInt8[Tensor, "n 3 oh ow"]:
@@ -165,7 +177,7 @@ def fixed_size(
 
 
 def pixel_budget_size(
-    height: int, width: int, multiple: int, min_pixels: int, max_pixels: int
+    height: int, width: int, multiple: int, min_pixels: float, max_pixels: float
 ) -> tuple[int, int]:
     """The Qwen-VL frame size: sides that are multiples of `multiple`, area within two bounds, aspect kept.
 

@@ -82,7 +82,13 @@ class QwenVision(ChatAdapter):
 
     def _saved_video_settings(self) -> dict[str, Any]:
         """Settings for video frames; those for still images lend all but their far larger pixel budget."""
-        if video := self.image_settings.get("video"):
+        if video := dict(self.image_settings.get("video") or {}):
+            older = {
+                "shortest_edge": video.get("min_pixels"),
+                "longest_edge": video.get("max_pixels"),
+            }
+            budget = {**self.frame_defaults["size"], **(video.get("size") or {})}
+            video["size"] = budget | {edge: n for edge, n in older.items() if n is not None}
             return video
         image = dict(self.image_settings.get("image") or {})
         image.pop("size", None)
@@ -98,13 +104,15 @@ class QwenVision(ChatAdapter):
             int(config.temporal_patch_size),
         )
 
+    def pixel_bounds(self) -> tuple[float, float]:
+        """Smallest and largest area of a frame, in pixels."""
+        size = self.frame_settings.size
+        return size["shortest_edge"], size["longest_edge"]
+
     def frame_size(self, height: int, width: int) -> tuple[int, int]:
         """Pixels that a frame of this size is resized to."""
         patch, merge, _ = self._geometry
-        budget = self.frame_settings.size
-        return pixel_budget_size(
-            height, width, patch * merge, budget["shortest_edge"], budget["longest_edge"]
-        )
+        return pixel_budget_size(height, width, patch * merge, *self.pixel_bounds())
 
     def frame_layout(self, height: int, width: int) -> FrameLayout:
         """The merged token grid of a frame of this size."""
