@@ -43,6 +43,20 @@ BUILTIN: dict[str, str] = {
     "knorm": "knorm:Knorm",
     "value_norm": "value_norm:ValueNorm",
     "lagkv": "lagkv:LagKV",
+    "infinipot_v": "infinipot_v:InfiniPotV",
+    "streammem": "streammem:StreamMem",
+    "livevlm": "livevlm:LiveVLM",
+    "streamkv": "streamkv:StreamKV",
+    "mukv": "mukv:MuKV",
+    "streaming_vlm": "streaming_vlm:StreamingVLM",
+    "fluxmem": "fluxmem:FluxMem",
+    "streamingtom": "streamingtom:StreamingTOM",
+    "curvestream": "curvestream:CurveStream",
+    "rekv": "rekv:ReKV",
+    "dscache": "dscache:DSCache",
+    "oracle": "oracle:Oracle",
+    "every_nth": "gates:EveryNth",
+    "merge_similar": "gates:MergeSimilar",
 }
 
 _log = logging.getLogger(__name__)

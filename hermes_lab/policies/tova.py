@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from hermes_lab.policies.base import LayerView, Need, Policy, Scores
 from hermes_lab.policies.scoring import rows_of
@@ -22,6 +22,7 @@ class Tova(Policy):
     source: ClassVar[str] = "arXiv 2401.06104, §3"
     licence: ClassVar[str] = "Apache-2.0 (kvpress)"
     needs: ClassVar[frozenset[Need]] = frozenset({Need.CHUNK_ATTENTION})
+    attention_detail: ClassVar[Literal["rows", "heads", "mean"]] = "mean"
 
     @property
     def window_queries(self) -> int | None:

@@ -1,0 +1,85 @@
+"""DSCache: a sliding cache of past frames, and the last frames read afresh on the system prompt alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from jaxtyping import Int
+from torch import Tensor
+
+from hermes_lab.policies.base import (
+    UNBOUNDED,
+    LayerView,
+    Policy,
+    ReadPlan,
+    RecallView,
+    Scores,
+    setting,
+)
+from hermes_lab.policies.blocks import frame_blocks, newest_frames
+from hermes_lab.policies.gates import recency
+
+
+@dataclass(frozen=True, kw_only=True)
+class DSCache(Policy):
+    """Answer from [system prompt, cumulative cache, instant cache].
+
+    The cumulative cache slides over whole frames. The instant cache is made at the question: the last frames are
+    prefilled again with only the system prompt before them, so that old context does not leak into them; their cached
+    versions are hidden. Source: DSCache (arXiv 2605.01858), §3.
+
+    Deviation: the last frames are re-read at the resolution they came in (the released scripts double it for Qwen2.5-VL).
+    """
+
+    context_frames: int = setting(
+        28,
+        "Frames of the cumulative cache (paper; the scripts take 12 to 24 by benchmark).",
+        minimum=1,
+    )
+    recent_frames: int = setting(4, "Last frames that are read afresh (paper).", minimum=1)
+    stride: int = setting(
+        1, "Every n-th frame of the cumulative cache is read (released option ls_n).", minimum=1
+    )
+
+    name: ClassVar[str] = "dscache"
+    title: ClassVar[str] = "sliding cache of frames, last frames read afresh"
+    source: ClassVar[str] = "arXiv 2605.01858, §3"
+    licence: ClassVar[str] = "no licence file"
+    granularity: ClassVar[str] = "frame"
+    default_positions: ClassVar[str] = "eager"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "recalls", self.stride > 1)
+
+    def budgets(self, layers: int) -> list[int] | None:
+        """The budget, if any; the limit itself is in frames."""
+        return [self.budget_tokens or UNBOUNDED] * layers
+
+    def due(self, tokens: Sequence[int], budgets: Sequence[int]) -> bool:
+        """After every chunk."""
+        return True
+
+    def score(self, view: LayerView) -> Scores:
+        """Recency."""
+        return recency(view)
+
+    def select(self, scores: Scores, count: int, view: LayerView) -> Int[Tensor, "head kept"]:
+        """The frames of both caches: those read afresh slide into the cumulative one as they age."""
+        kept = newest_frames(view.frame[0], self.context_frames + self.recent_frames, count)
+        return kept.expand(view.ids.shape[0], -1)
+
+    def read_plan(self) -> ReadPlan:
+        """The last frames afresh, in place of their cached versions."""
+        return ReadPlan(recent_frames=self.recent_frames, replaces=True)
+
+    def recall(self, question: RecallView) -> Int[Tensor, "head recalled"] | None:
+        """Every n-th frame of the cumulative cache, its newest n frames giving their oldest, as released."""
+        view = question.view
+        blocks = frame_blocks(view.frame[0])
+        past = blocks.frame < view.frames_seen - self.recent_frames
+        number = past.long().cumsum(0) - 1
+        chosen = past & ((number - int(past.sum())) % self.stride == 0)
+        return blocks.tokens(chosen | ~past)[None].expand(view.ids.shape[0], -1)
