@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hermes_lab.policies.base import UNBOUNDED, LayerView, Merged, Policy, Scores
+from hermes_lab.policies.base import LayerView, Merged, Policy, Scores
 from hermes_lab.tokens import Role
 
 BASE = 10_000.0
@@ -138,9 +138,10 @@ class Decision:
 
 
 def decide(policy: Policy, views: Sequence[LayerView]) -> list[Decision]:
-    """One compression by a policy, step by step as the contract says; layers within budget keep all.
+    """One compression by a policy, step by step as the contract says and the engine does.
 
-    Reserved slots are taken off a layer's budget before selection, and filled by `merge`.
+    Every layer is asked to select, those within their budget too; where a layer is over it, the slots that the
+    policy reserves are taken off first, and `merge` fills them.
     """
     budgets = policy.budgets(len(views)) or [view.tokens for view in views]
     views = [replace(v, budget_tokens=b) for v, b in zip(views, budgets, strict=True)]
@@ -149,13 +150,10 @@ def decide(policy: Policy, views: Sequence[LayerView]) -> list[Decision]:
     budgets = policy.adapt_budgets(budgets, scores, views)
     decisions: list[Decision] = []
     for view, score, budget in zip(views, scores, budgets, strict=True):
-        if view.tokens <= budget < UNBOUNDED:
-            everything = torch.arange(view.tokens).expand(view.ids.shape)
-            decisions.append(Decision(everything, None, score, budget))
-            continue
-        count = min(budget - policy.reserve(view.layer, view.layers), view.tokens)
-        kept = policy.select(score, count, view)
-        decisions.append(Decision(kept, policy.merge(view, kept, score), score, budget))
+        reserved = policy.reserve(view.layer, view.layers) if view.tokens > budget else 0
+        kept = policy.select(score, max(budget - reserved, 0), view)
+        made = policy.merge(view, kept, score) if kept.shape[-1] < view.tokens else None
+        decisions.append(Decision(kept, made, score, budget))
     return decisions
 
 
