@@ -1,0 +1,55 @@
+"""`hermes-lab eval`: accuracy by memory horizon, with intervals."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.progress import Progress
+
+from hermes_lab.cli.console import errors, out, print_json
+from hermes_lab.errors import LabError
+
+
+def evaluate(
+    suite: Annotated[str, typer.Option(help="worlds: held-out procedural streams.")] = "worlds",
+    model: Annotated[str, typer.Option(help="Which model.")] = "pocket",
+    policy: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A policy to stream under; repeatable. Default: the full cache, in batches."
+        ),
+    ] = None,
+    streams: Annotated[int, typer.Option(help="Held-out streams.")] = 500,
+    frames: Annotated[int | None, typer.Option(help="Length; default: the trained length.")] = None,
+    save: Annotated[Path | None, typer.Option(help="Also write the result as JSON here.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Measure exact match on questions with known answers, by type and horizon, beside the majority baseline."""
+    if suite != "worlds":
+        raise LabError(f"There is no suite {suite!r}; the suite that ships is 'worlds'.")
+    from hermes_lab.evaluation.worlds import compare
+
+    with Progress(console=errors, transient=True) as progress:
+        task = progress.add_task("streams")
+
+        def advance(done: int, total: int) -> None:
+            progress.update(task, completed=done, total=total)
+
+        result = compare(model, policy or [], streams=streams, frames=frames, progress=advance)
+    if save is not None:
+        import json
+
+        from hermes_lab.files import write_text
+
+        write_text(save, json.dumps(result.to_json(), indent=1))
+    if as_json:
+        print_json(result.to_json())
+    else:
+        out.print(result.table(), markup=False)
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the command."""
+    app.command("eval")(evaluate)

@@ -1,0 +1,88 @@
+"""`hermes-lab models` and `hermes-lab policies`: what can be named."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+
+from hermes_lab.cli.console import out, print_json
+
+if TYPE_CHECKING:
+    from hermes_lab.policies.registry import PolicyInfo
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def models(as_json: Json = False) -> None:
+    """List the models that are shipped and the families that load from a folder or a hub."""
+    from hermes_lab import pocket
+    from hermes_lab.models import families
+
+    shipped = [{"name": name, "note": pocket.describe(name)} for name in pocket.names()]
+    known = [asdict(family) for family in families()]
+    if as_json:
+        print_json({"shipped": shipped, "families": known})
+        return
+    out.print("[bold]Shipped with HERMES Lab[/] (offline, no weights to fetch)")
+    for model in shipped:
+        out.print(f"  {model['name']:<16} {model['note']}", soft_wrap=True)
+    out.print("\n[bold]Families[/] (`--model` takes a hub id or a local folder)")
+    for family in families():
+        out.print(f"  [bold]{family.name}[/]  {family.note}", soft_wrap=True)
+        out.print(f"    e.g. {', '.join(family.examples)}", soft_wrap=True)
+
+
+def policies(
+    name: Annotated[str | None, typer.Argument(help="Show the fields of one policy.")] = None,
+    as_json: Json = False,
+    table: Annotated[
+        bool, typer.Option("--table", help="Compare mechanisms, needs, sources and licences.")
+    ] = False,
+) -> None:
+    """List retention policies with their fields and sources."""
+    from hermes_lab import policies as registry
+
+    if table:
+        from hermes_lab.policies.catalogue import policy_table
+
+        print(policy_table())
+        return
+    names = registry.names() if name is None else [registry.info(name).name]
+    infos = [registry.info(n) for n in names]
+    if as_json:
+        print_json([_described(info) for info in infos])
+        return
+    for info in infos:
+        presets = f"  (presets: {', '.join(info.presets)})" if info.presets else ""
+        out.print(f"[bold]{info.name}[/]  {info.title}{presets}", soft_wrap=True)
+        out.print(f"    [dim]source: {info.source}[/]", soft_wrap=True)
+        if name is None:
+            fields = ", ".join(f"{f.name}={f.default!r}" for f in info.fields)
+            out.print(f"    {fields}", soft_wrap=True, markup=False)
+    if name is not None:
+        grid = Table("field", "default", "what it does", box=None, pad_edge=False)
+        for f in infos[0].fields:
+            grid.add_row(f.name, repr(f.default), f.doc)
+        out.print(grid)
+    for problem in registry.problems():
+        out.print(f"[yellow]{problem}[/]", soft_wrap=True)
+
+
+def _described(info: PolicyInfo) -> dict[str, Any]:
+    keys = ("name", "title", "source", "licence", "presets", "per_head", "origin", "doc")
+    fields = [
+        {"name": f.name, "type": f.type, "default": f.default, "doc": f.doc, "choices": f.choices,
+         "minimum": f.minimum, "maximum": f.maximum}
+        for f in info.fields
+    ]  # fmt: skip
+    needs = sorted(str(need) for need in info.needs)
+    return {key: getattr(info, key) for key in keys} | {"needs": needs, "fields": fields}
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the commands."""
+    app.command()(models)
+    app.command()(policies)

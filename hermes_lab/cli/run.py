@@ -1,0 +1,348 @@
+"""`hermes-lab run`: the main job. Stream a video, let a policy decide, ask questions, write a recording."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Group
+from rich.live import Live
+from rich.panel import Panel
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.text import Text
+
+from hermes_lab.cli.console import errors, mebibytes, milliseconds, out, print_json
+from hermes_lab.cli.strip import held_share, render
+from hermes_lab.errors import LabError, RecordingError
+
+if TYPE_CHECKING:
+    from hermes_lab.session import StreamSession
+    from hermes_lab.snapshot import Answer, Snapshot
+    from hermes_lab.video import Chunk, FrameSource
+
+DEFAULT_BUDGET_FRAMES = (
+    32  # so many frames' worth of tokens, at most HERMES' 4K, when no --budget is given
+)
+DEFAULT_BUDGET_TOKENS = 4096
+STRIP_COLUMNS = 64
+PARTIAL_INPUT = 3  # exit status when the input broke off or the recording could not go on
+
+_AT = re.compile(r"(?P<text>.+)@(?P<at>(?:\d+:)?\d+(?:\.\d+)?)\s*", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question and the second of the stream at which it is asked; None: at the end."""
+
+    text: str
+    at_s: float | None = None
+
+    @classmethod
+    def parse(cls, spec: str) -> Question:
+        """Read `text`, `text@12.5` or `text@1:05`."""
+        match = _AT.fullmatch(spec.strip())
+        if match is None:
+            return cls(spec.strip())
+        minutes, _, seconds = match["at"].rpartition(":")
+        return cls(match["text"].strip(), 60.0 * int(minutes or 0) + float(seconds))
+
+
+@dataclass
+class Run:
+    """What happens between the first frame and the last answer."""
+
+    session: StreamSession
+    source: FrameSource
+    questions: list[Question]
+    max_new_tokens: int
+    show: bool
+    answers: list[Answer] = field(default_factory=list["Answer"])
+    snapshots: int = 0
+    problem: str | None = None
+
+    def stream(self, chunk_frames: int) -> None:
+        """Feed everything, asking each question when the stream reaches its second."""
+        waiting = sorted(
+            (q for q in self.questions if q.at_s is not None), key=lambda q: q.at_s or 0
+        )
+        progress = Progress(
+            TextColumn("streaming"), BarColumn(), MofNCompleteColumn(), TextColumn("frames"),
+            TimeElapsedColumn(), TextColumn("{task.fields[rate]}"), console=errors,
+        )  # fmt: skip
+        task = progress.add_task("frames", total=self.source.estimated_frames, rate="")
+        view = Live(progress, console=errors, refresh_per_second=8, transient=True)
+        with self.source, view if self.show else _Quiet():
+            for chunk in self.source.chunks(chunk_frames):
+                for part, asked in split_at(chunk, waiting):
+                    if part:
+                        snapshot = self._feed(part)
+                        if self.show:
+                            rate = len(part) / max(_busy(snapshot), 1e-9)
+                            progress.update(task, advance=len(part), rate=f"{rate:.0f} frames/s")
+                            view.update(Group(self._panel(snapshot), progress))
+                    for question in asked:
+                        self._ask(question)
+                        waiting.remove(question)
+        if self.show and self.session.snapshot is not None:
+            errors.print(self._panel(self.session.snapshot))
+        for question in [*waiting, *(q for q in self.questions if q.at_s is None)]:
+            self._ask(question)
+
+    def _feed(self, part: Chunk) -> Snapshot:
+        self.snapshots += 1
+        try:
+            return self.session.feed(part)
+        except RecordingError as error:
+            # what was recorded stays; the stream is worth more than the recording of its rest
+            self.problem = f"{error} The stream went on without recording."
+            self.session.close(str(error))
+            assert self.session.snapshot is not None
+            return self.session.snapshot
+
+    def _ask(self, question: Question) -> None:
+        try:
+            answer = self.session.ask(question.text, max_new_tokens=self.max_new_tokens)
+        except RecordingError as error:
+            self.problem = f"{error} The answers are printed but not recorded."
+            self.session.close(str(error))
+            answer = self.session.ask(question.text, max_new_tokens=self.max_new_tokens)
+        self.answers.append(answer)
+        if self.show:
+            out.print(
+                Text.assemble(
+                    (f"[{answer.time_s:7.1f} s] ", "dim"), (question.text, "bold"), "  ",
+                    (answer.text or "(empty answer)", "green bold"),
+                    (f"   TTFT {milliseconds(answer.ttft_s)}", "dim"),
+                )
+            )  # fmt: skip
+
+    def _panel(self, snapshot: Snapshot) -> Panel:
+        session = self.session
+        frame = session.table.column("frame")
+        share = held_share(snapshot.held, frame, snapshot.frames_seen, STRIP_COLUMNS)
+        evicted = sum(int((~d.kept).sum() // d.kept.shape[0]) for d in snapshot.decisions)
+        held = sum(ids.shape[1] for ids in snapshot.held)
+        budgets = snapshot.budget_tokens
+        budget = "no limit" if budgets is None else _span(budgets)
+        times = snapshot.timings
+        lines = [
+            *render(share),
+            "",
+            f"chunk {snapshot.step + 1}, {snapshot.time_s:.1f} s: "
+            f"holds {held} tokens over {len(snapshot.held)} layers (budget per layer: {budget}), "
+            f"evicted {evicted} now, {mebibytes(snapshot.cache_bytes)}",
+            f"encode {milliseconds(times.encode_s)}   prefill {milliseconds(times.prefill_s)}   "
+            f"probe {milliseconds(times.probe_s)}   decide {milliseconds(times.decide_s)}",
+            *snapshot.notes,
+        ]
+        title = f"{session.lab.name} under {session.policy.name}: what each layer still holds"
+        return Panel(
+            Text("\n".join(lines)), title=title, title_align="left",
+            subtitle="layers down, stream time across; blank = forgotten, █ = all kept",
+            subtitle_align="left",
+        )  # fmt: skip
+
+
+class _Quiet:
+    def __enter__(self) -> None: ...
+    def __exit__(self, *_: object) -> None: ...
+
+
+def split_at(chunk: Chunk, waiting: list[Question]) -> list[tuple[Chunk, list[Question]]]:
+    """Cut a chunk where questions fall due, so that each sees exactly the frames up to its second."""
+    parts: list[tuple[Chunk, list[Question]]] = []
+    start = 0
+    kind = type(chunk)
+    for question in list(waiting):
+        at = question.at_s
+        if at is None or at >= chunk[-1].time_s:
+            continue
+        end = sum(frame.time_s <= at for frame in chunk)
+        parts.append((kind(chunk[start:end]), [question]))
+        start = max(start, end)
+    due = [q for q in waiting if q.at_s is not None and q.at_s == chunk[-1].time_s]
+    parts.append((kind(chunk[start:]), due))
+    return parts
+
+
+def _busy(snapshot: Snapshot) -> float:
+    t = snapshot.timings
+    return t.encode_s + t.prefill_s + t.probe_s + t.decide_s
+
+
+def _span(budgets: tuple[int, ...]) -> str:
+    low, high = min(budgets), max(budgets)
+    return f"{low}" if low == high else f"{low}-{high}"
+
+
+def run(
+    source: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="VIDEO",
+            help="A video file, a folder of images, a camera (`0`), an RTSP/HTTP URL, or a procedural world "
+            "(`world:seed=7,frames=120`). Default: the bundled two-minute clip with some of its questions.",
+        ),
+    ] = None,
+    model: Annotated[
+        str, typer.Option(help="`pocket`, a local folder or a hub id; see `hermes-lab models`.")
+    ] = "pocket",
+    policy: Annotated[
+        str,
+        typer.Option(
+            help="A policy, with fields in brackets if wanted: `fifo(budget_tokens=512)`; see "
+            "`hermes-lab policies`."
+        ),
+    ] = "hermes",
+    budget: Annotated[
+        int | None,
+        typer.Option(help="Video tokens per layer. Default: 32 frames' worth, at most 4096."),
+    ] = None,
+    positions: Annotated[
+        str | None, typer.Option(help="Position rule: keep, lazy, eager or contiguous.")
+    ] = None,
+    chunk_frames: Annotated[int, typer.Option(help="Frames per feed step.")] = 16,
+    fps: Annotated[float, typer.Option(help="Frames sampled per second of video.")] = 1.0,
+    ask: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A question; `...@12.5` asks when the stream reaches that second. Repeatable."
+        ),
+    ] = None,
+    record: Annotated[
+        Path | None, typer.Option(help="Write a recording to this new folder.")
+    ] = None,
+    record_level: Annotated[
+        str, typer.Option(help="summary, or rows to keep full attention rows of questions.")
+    ] = "summary",
+    overwrite: Annotated[bool, typer.Option(help="Replace an existing recording.")] = False,
+    max_frames: Annotated[int | None, typer.Option(help="Stop after so many frames.")] = None,
+    max_new_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 48,
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, ...")] = None,
+    device_map: Annotated[
+        str | None, typer.Option(help="Passed to transformers, for models over several GPUs.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of every random choice.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, no live view.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Answers only, no live view.")] = False,
+) -> int:
+    """Stream a video into a model under a retention policy, ask questions, write a recording.
+
+    Examples:
+
+        hermes-lab run
+
+        hermes-lab run clip.mp4 --policy "hermes:released" --budget 512 --ask "What is happening?"
+
+        hermes-lab run world:seed=7,frames=120 --policy fifo --ask "what was the first object?@30" --record runs/a
+    """
+    questions = [Question.parse(spec) for spec in ask or []]
+    if source is None:
+        from hermes_lab.worlds import bundled
+
+        source = str(bundled.clip_path())
+        questions = questions or [Question(q.text, q.time_s) for q in bundled.demo_questions()]
+    made = _prepare(
+        source, model, policy, budget, positions, chunk_frames, fps, record, record_level, overwrite,
+        max_frames, dtype, device, device_map, seed,
+    )  # fmt: skip
+    work = Run(*made, questions, max_new_tokens, show=not (as_json or quiet))
+    _say_domain(work)
+    with work.session:
+        work.stream(chunk_frames)
+    problem = work.problem or work.source.damage
+    if as_json:
+        print_json(_report(work, record, problem))
+    else:
+        if quiet:
+            for answer in work.answers:
+                out.print(f"{answer.question}  {answer.text}", markup=False)
+        else:
+            _what_next(record)
+        if problem:
+            errors.print(f"[yellow]Note:[/] {problem}", soft_wrap=True)
+    return PARTIAL_INPUT if problem else 0
+
+
+def _prepare(
+    source: str, model: str, policy: str, budget: int | None, positions: str | None, chunk_frames: int,
+    fps: float, record: Path | None, record_level: str, overwrite: bool, max_frames: int | None,
+    dtype: str, device: str | None, device_map: str | None, seed: int,
+) -> tuple[StreamSession, FrameSource]:  # fmt: skip
+    """Check everything that can be checked before the model is loaded, then load it."""
+    from hermes_lab import policies, video
+
+    if budget is not None and budget <= 0:
+        raise LabError(f"The budget must be a positive number of tokens per layer, got {budget}.")
+    chosen = policies.get(policy) if budget is None else policies.get(policy, budget_tokens=budget)
+    frames = video.open(source, fps=fps, max_frames=max_frames)
+    from hermes_lab.lab import load
+    from hermes_lab.session import StreamSession
+
+    with errors.status(f"loading {model}"):
+        lab = load(model, dtype=dtype, device=device, device_map=device_map)
+    if chosen.budgets(lab.layers) is None and chosen.name != "full":
+        layout = lab.adapter.frame_layout(96, 96)
+        default = min(DEFAULT_BUDGET_TOKENS, DEFAULT_BUDGET_FRAMES * layout.visual_tokens)
+        chosen = policies.get(policy, budget_tokens=default)
+    if record_level not in ("summary", "rows"):
+        raise RecordingError(f"There is no record level {record_level!r}; take summary or rows.")
+    session = StreamSession(
+        lab, chosen, positions=positions, chunk_frames=chunk_frames, record=record,
+        record_level="rows" if record_level == "rows" else "summary",
+        overwrite=overwrite, seed=seed, fps=fps,
+        source={"name": frames.name, "kind": frames.kind, "sha256": frames.sha256()},
+    )  # fmt: skip
+    return session, frames
+
+
+def _say_domain(work: Run) -> None:
+    from hermes_lab import pocket
+
+    for note in pocket.cautions(
+        work.session.lab.name, work.source.kind, work.source.name, work.source.estimated_frames
+    ):
+        errors.print(f"[yellow]Note:[/] {note}", soft_wrap=True)
+
+
+def _report(work: Run, record: Path | None, problem: str | None) -> dict[str, Any]:
+    snapshot = work.session.snapshot
+    return {
+        "model": work.session.lab.describe(),
+        "policy": work.session.policy.config(),
+        "positions": str(work.session.positions),
+        "source": {"name": work.source.name, "kind": work.source.kind},
+        "frames": 0 if snapshot is None else snapshot.frames_seen,
+        "steps": work.snapshots,
+        "cache_bytes": work.session.cache_bytes,
+        "held_tokens": [] if snapshot is None else [int(ids.shape[1]) for ids in snapshot.held],
+        "answers": [
+            {"question": a.question, "text": a.text, "time_s": a.time_s, "ttft_s": a.ttft_s,
+             "tpot_s": a.tpot_s, "top": a.top}
+            for a in work.answers
+        ],
+        "recording": None if record is None else str(record),
+        "problem": problem,
+    }  # fmt: skip
+
+
+def _what_next(record: Path | None) -> None:
+    if record is not None:
+        out.print(f"\nRecording: [bold]{record}[/]")
+        out.print(
+            f"Next: [bold]hermes-lab show {record}[/], or look at it in [bold]hermes-lab dashboard[/]."
+        )
+    else:
+        out.print(
+            "\nNext: add [bold]--record runs/first[/] to keep every decision, or try another "
+            "[bold]--policy[/] (`hermes-lab policies` lists them)."
+        )
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the command."""
+    app.command()(run)
