@@ -4,7 +4,8 @@ The rule. Every frame (or token) number n has a fixed rank: first the exponent o
 divides n, then, among numbers with the same exponent, the fractional part of (odd part of n // 2) times the golden
 ratio, which scatters evenly. The best ranked are kept. Because ranks never change, what is kept after any number
 of compressions is exactly what one compression of the whole stream would have kept, whatever the chunks were; and
-the gaps between kept numbers are some power of two or twice that, interspersed. The newest frame (or token) is
+the gaps between kept numbers are some power of two or twice that, interspersed (where a model merges frames in
+pairs, so that only every other number exists, the scatter alone spaces them). The newest frame (or token) is
 always kept beside them.
 """
 
