@@ -6,6 +6,7 @@ import hashlib
 import math
 from collections.abc import Callable, Generator
 from contextlib import closing
+from fractions import Fraction
 from pathlib import Path
 
 from av.container import InputContainer
@@ -16,8 +17,7 @@ from av.video.stream import VideoStream
 from hermes_lab.errors import VideoError
 from hermes_lab.video.demux import (
     Damage,
-    frames_and_damage,
-    frames_held_back,
+    frames_until_damage,
     presented_s,
     seconds,
     video_stream,
@@ -27,6 +27,7 @@ from hermes_lab.video.sampling import PresentationClock, Timed, from_start, show
 from hermes_lab.video.source import FrameSource, ReadOptions
 
 _USUAL_INTERVAL_S = 1 / 25
+_SEEK_EARLIER_S = (0.0, 10.0)
 _ROUNDING_FRAMES = 2.5
 """Headers round durations up; a stream that ends fewer frames before its promise counts as whole."""
 
@@ -62,6 +63,7 @@ class ContainerSource(FrameSource):
         self._origin_s: float | None = None
         self._interval_s = math.inf
         self._promised_s: float | None = None
+        self._pixel_aspect: Fraction | None = None
         with closing(open_container()) as container:
             self._probe(container)
 
@@ -79,6 +81,7 @@ class ContainerSource(FrameSource):
         limits.check_pixels(self.name, stream.width, stream.height)
         rate = stream.guessed_rate or stream.average_rate
         self._interval_s = float(1 / rate) if rate else math.inf
+        self._pixel_aspect = stream.sample_aspect_ratio
         self._promised_s = seconds(stream.duration, stream.time_base)
         whole_s = None if container.duration is None else container.duration / 1e6
         if self._promised_s is None and len(container.streams) == 1:
@@ -113,10 +116,7 @@ class ContainerSource(FrameSource):
 
     def _pictures(self) -> Generator[tuple[float, Picture]]:
         options = self.options
-        with closing(self._open_container()) as container:
-            stream = video_stream(container, self.name, options.limits)
-            aspect = stream.sample_aspect_ratio if options.square_pixels else None
-            frames = self._from_keyframe(container, stream)
+        with closing(self._from_keyframe()) as frames:
             if options.fps is None:
                 sampled = from_start(frames, options.start_s)
             else:
@@ -126,32 +126,33 @@ class ContainerSource(FrameSource):
             for time_s, _, frame in sampled:
                 options.limits.check_duration(self.name, time_s)
                 options.limits.check_pixels(self.name, frame.width, frame.height)
+                aspect = self._pixel_aspect if options.square_pixels else None
                 yield (
                     time_s,
                     upright(frame, max_side_px=options.max_side_px, pixel_aspect=aspect),
                 )
 
-    def _from_keyframe(
-        self, container: InputContainer, stream: VideoStream
-    ) -> Generator[Timed[VideoFrame]]:
-        """Decode from the last keyframe at or before `start_s`; from the beginning where the
-        container cannot seek there."""
-        start_s, base = self.options.start_s, stream.time_base
-        if start_s > 0 and self._origin_s is not None and base is not None:
-            try:
-                container.seek(int((start_s + self._origin_s) / base), stream=stream)
-            except FFmpegError:
-                pass  # An input that cannot seek is still at its beginning.
-            else:
-                with closing(self._decoded(container, stream)) as frames:
-                    first = next(frames, None)
-                    if first is not None and first.time_s <= start_s:
-                        yield first
-                        yield from frames
-                        return
+    def _from_keyframe(self) -> Generator[Timed[VideoFrame]]:
+        """Decode from a keyframe shortly before `start_s`; from the beginning where no seek lands
+        there (MPEG-TS seeks into the middle of a group of pictures, raw streams not at all)."""
+        start_s = self.options.start_s
+        if start_s > 0 and self._origin_s is not None:
+            for earlier_s in _SEEK_EARLIER_S:
+                with closing(self._open_container()) as container:
+                    stream = video_stream(container, self.name, self.options.limits)
+                    target_s = self._origin_s + max(0.0, start_s - earlier_s)
+                    if not _sought(container, stream, target_s):
+                        break
+                    with closing(self._decoded(container, stream)) as frames:
+                        first = next(frames, None)
+                        if first is not None and first.time_s <= start_s:
+                            yield first
+                            yield from frames
+                            return
                 self.damage = None
-                container.seek(int(self._origin_s / base), stream=stream)
-        yield from self._decoded(container, stream)
+        with closing(self._open_container()) as container:
+            stream = video_stream(container, self.name, self.options.limits)
+            yield from self._decoded(container, stream)
 
     def _decoded(
         self, container: InputContainer, stream: VideoStream
@@ -163,30 +164,31 @@ class ContainerSource(FrameSource):
         )
         end_s = 0.0
         frames_out = 0
-        for entry in frames_and_damage(container, stream):
-            broken = entry if isinstance(entry, Damage) else None
-            good = [entry] if isinstance(entry, VideoFrame) else []
-            if broken is not None:
-                good = frames_held_back(stream, broken.raw_s)
-            for frame in good:
-                lasts_s = seconds(frame.duration, frame.time_base) or None
-                time_s = clock.stamp(presented_s(frame), lasts_s=lasts_s)
-                end_s = time_s + (lasts_s or usual_s)
-                frames_out += 1
-                yield Timed(time_s, lasts_s, frame)
-            if broken is not None:
-                where_s = self._since_first(broken.raw_s, otherwise_s=end_s)
-                self.damage = f"{self.name} is damaged at {where_s:.2f} s: {broken.why}."
-                if frames_out:
-                    return
-        short_s = 0.0 if self._promised_s is None else self._promised_s - end_s
-        if frames_out and short_s > _ROUNDING_FRAMES * usual_s and frames_out != stream.frames:
+        for entry in frames_until_damage(container, stream):
+            if isinstance(entry, Damage):
+                where_s = clock.place(entry.raw_s)
+                self.damage = f"{self.name} is damaged at {where_s:.2f} s: {entry.why}."
+                continue
+            lasts_s = seconds(entry.duration, entry.time_base) or None
+            time_s = clock.stamp(presented_s(entry), lasts_s=lasts_s)
+            end_s = time_s + (lasts_s or usual_s)
+            frames_out += 1
+            yield Timed(time_s, lasts_s, entry)
+        if self.damage is not None or self._promised_s is None or frames_out == stream.frames:
+            return
+        if frames_out and self._promised_s - end_s > _ROUNDING_FRAMES * usual_s:
             self.damage = (
                 f"{self.name} is truncated at {end_s:.2f} s: its header promises "
                 f"{self._promised_s:.2f} s."
             )
 
-    def _since_first(self, raw_s: float | None, *, otherwise_s: float) -> float:
-        if raw_s is None or self._origin_s is None:
-            return otherwise_s
-        return max(0.0, raw_s - self._origin_s)
+
+def _sought(container: InputContainer, stream: VideoStream, target_s: float) -> bool:
+    """Seek to the keyframe at or before a time of the stream's own clock, if the input can seek."""
+    if stream.time_base is None:
+        return False
+    try:
+        container.seek(int(target_s / stream.time_base), stream=stream)
+    except FFmpegError:
+        return False
+    return True

@@ -116,6 +116,8 @@ def frames_and_damage(
 
     After a `Damage` the caller may stop or go on; the generator ends at the end of the input.
     """
+    # MPEG-TS marks whole packets at every seam of a recording: there the decoder has the say.
+    marks_mean_damage = "mpegts" not in container.format.name
     packets = container.demux(stream)
     while True:
         try:
@@ -125,7 +127,7 @@ def frames_and_damage(
             return
         if packet is None:
             return
-        if packet.is_corrupt:
+        if packet.is_corrupt and marks_mean_damage:
             yield Damage(seconds(packet.pts, packet.time_base), "the data of a frame is incomplete")
             continue
         try:
@@ -140,9 +142,35 @@ def frames_and_damage(
                 yield frame
 
 
-def frames_held_back(stream: VideoStream, before_s: float | None) -> list[VideoFrame]:
-    """Empty the decoder of frames that wait to be put in order; keep the good ones shown before
-    `before_s` (None keeps all). The decoder starts afresh afterwards."""
+def frames_until_damage(
+    container: InputContainer, stream: VideoStream
+) -> Generator[VideoFrame | Damage]:
+    """Yield good frames in presentation order, then the first `Damage`, and end there.
+
+    Frames that wait in the decoder to be put in order and are shown before the damage come out too.
+    Damage ahead of the first good frame is yielded and passed over.
+    """
+    last_s: float | None = None
+    found = False
+    for entry in frames_and_damage(container, stream):
+        if isinstance(entry, VideoFrame):
+            last_s, found = presented_s(entry), True
+            yield entry
+            continue
+        # Where the clock starts over (joined recordings), earlier does not mean before.
+        starts_over = entry.raw_s is not None and last_s is not None and entry.raw_s <= last_s
+        broken_s = None if starts_over else entry.raw_s
+        for frame in _held_back(stream, broken_s):
+            found = True
+            yield frame
+        yield Damage(broken_s, entry.why)
+        if found:
+            return
+
+
+def _held_back(stream: VideoStream, before_s: float | None) -> list[VideoFrame]:
+    """Empty the decoder of the frames that wait to be put in order, and keep the good ones shown
+    before `before_s` (None keeps all). The decoder starts afresh afterwards."""
     try:
         waiting = stream.decode(None)
     except FFmpegError:

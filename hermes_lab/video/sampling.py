@@ -95,10 +95,9 @@ class PresentationClock:
 
     def stamp(self, raw_s: float | None, *, lasts_s: float | None = None) -> float:
         """Give the next frame its time; `raw_s` is what the decoder said, in its own clock."""
-        if self._origin_s is None:
-            self._origin_s = raw_s
         previous_s = self.last_s
         if previous_s is None:
+            self._origin_s = raw_s if self._origin_s is None else self._origin_s
             time_s = 0.0 if raw_s is None or self._origin_s is None else raw_s - self._origin_s
         else:
             time_s = self._after(previous_s, raw_s, lasts_s or self._interval_s)
@@ -106,6 +105,14 @@ class PresentationClock:
             self._last_raw_s = raw_s
         self.last_s = time_s
         return time_s
+
+    def place(self, raw_s: float | None) -> float:
+        """Where on this clock a later timestamp lies, for which there is no frame to stamp."""
+        if self.last_s is None:
+            return 0.0
+        if raw_s is None or self._last_raw_s is None:
+            return self.last_s + self._interval_s
+        return self.last_s + raw_s - self._last_raw_s
 
     def _after(self, previous_s: float, raw_s: float | None, step_s: float) -> float:
         if raw_s is None or raw_s == self._last_raw_s:
