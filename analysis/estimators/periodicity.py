@@ -21,6 +21,9 @@ from analysis.estimators.agreement import correlation
 
 Array = npt.NDArray[np.float64]
 
+FLAT = 1e-3
+"""Standard deviation of log attention below which a row is flat: rounding has rhythms too."""
+
 
 @dataclass(frozen=True)
 class Periodicity:
@@ -73,7 +76,10 @@ def detrended(grid: npt.ArrayLike) -> Array:
 
 
 def autocorrelation(series: npt.ArrayLike, lags: npt.ArrayLike) -> Array:
-    """Autocorrelation of [..., token] at some lags, [..., lag]: mean product over the pairs, over the variance."""
+    """Autocorrelation of [..., token] at some lags, [..., lag]: mean product over the pairs, over the variance.
+
+    Series that are flat to a thousandth give 0.
+    """
     x = np.asarray(series, dtype=float)
     n = x.shape[-1]
     x = x - x.mean(-1, keepdims=True)
@@ -83,7 +89,7 @@ def autocorrelation(series: npt.ArrayLike, lags: npt.ArrayLike) -> Array:
     variance = sums[..., :1] / n
     with np.errstate(invalid="ignore", divide="ignore"):
         out = sums[..., lags] / (n - lags) / variance
-    return np.where(variance > 1e-20, out, 0.0)
+    return np.where(variance > FLAT**2, out, 0.0)
 
 
 def control_lags(slots: int) -> npt.NDArray[np.int64]:
@@ -116,7 +122,9 @@ def periodicity(grid: npt.ArrayLike) -> Periodicity:
     total = power.sum(-1)
     with np.errstate(invalid="ignore", divide="ignore"):
         spectrum = np.where(
-            total > 1e-20, power[..., harmonic].sum(-1) / total / harmonic.mean(), 1.0
+            total > (FLAT * series.shape[-1]) ** 2,
+            power[..., harmonic].sum(-1) / total / harmonic.mean(),
+            1.0,
         )
     peaks = residual.argmax(-1)
     counts = (peaks[..., None] == np.arange(slots)).sum(-2)

@@ -160,6 +160,12 @@ def test_phase_match_needs_the_same_slot_over_contents():
     assert periodicity.phase_match(moving[6:], moving[:6].mean(0)).mean() < 0.2
 
 
+def test_rounding_has_no_rhythm():
+    grid = np.tile(1 + 1e-7 * np.random.default_rng(0).random(16), (20, 1)) / 320
+    assert periodicity.periodicity(grid).acf == 0
+    assert periodicity.periodicity(grid).spectrum == 1
+
+
 def test_tiny_grids_are_refused():
     with pytest.raises(ValueError, match="3 frames of 4"):
         periodicity.periodicity(np.ones((2, 16)))
