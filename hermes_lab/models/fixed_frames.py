@@ -19,7 +19,13 @@ from hermes_lab.models.assemble import GridRun, TextRun, assemble
 from hermes_lab.models.base import FrameLayout, Segment
 from hermes_lab.models.capture import Call, attention_received, watching
 from hermes_lab.models.chat import ChatAdapter
-from hermes_lab.models.preprocess import BICUBIC, FrameSettings, fixed_size, stack_frames
+from hermes_lab.models.preprocess import (
+    BICUBIC,
+    FrameSettings,
+    check_frames,
+    fixed_size,
+    stack_frames,
+)
 from hermes_lab.tokens import Role
 
 
@@ -119,13 +125,14 @@ class FixedFrames(ChatAdapter):
         want_saliency: bool = False,
     ) -> Segment:
         """See `Adapter.encode`."""
+        times = check_frames(frames, times_s)
         tower = cast(Any, self.vision)
         pixels = self._pixels(frames).to(tower.device, tower.dtype)
         with watching(self._projector) as projector, watching(self._last_attention) as attention:
             visual = self.visual_tokens(pixels)
         runs: list[TextRun | GridRun] = []
-        for index, (grid, time_s) in enumerate(zip(visual, times_s, strict=True)):
-            before, after = (self.token_ids(text) for text in self.markers(float(time_s)))
+        for index, (grid, time_s) in enumerate(zip(visual, times, strict=True)):
+            before, after = (self.token_ids(text) for text in self.markers(time_s))
             runs += [
                 TextRun(before, Role.MARKER, index),
                 GridRun(grid, self.grid_side, index),
@@ -139,7 +146,7 @@ class FixedFrames(ChatAdapter):
             runs,
             features=self.features_on_grid(projector.hidden).flatten(0, 1),
             saliency=saliency,
-            time_s=tuple(float(t) for t in times_s),
+            time_s=times,
         )
 
     def to_grid(self, patches: Float[Tensor, "n patches width"]) -> Float[Tensor, "n cells width"]:

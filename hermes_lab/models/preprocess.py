@@ -75,6 +75,22 @@ class FrameSettings:
         return (frames.to(torch.float32) * self.rescale - mean) / std
 
 
+def check_frames(
+    frames: Sequence[npt.NDArray[np.uint8]], times_s: Sequence[float]
+) -> tuple[float, ...]:
+    """The times of the frames, one each.
+
+    Raises:
+        ModelError: no frames, or more or fewer times than frames.
+    """
+    if not len(frames) or len(frames) != len(times_s):
+        raise ModelError(
+            f"A chunk of {len(frames)} frames came with {len(times_s)} times; give at least one frame, and "
+            "one time for each."
+        )
+    return tuple(float(time) for time in times_s)
+
+
 def stack_frames(frames: Sequence[npt.NDArray[np.uint8]]) -> UInt8[Tensor, "n 3 h w"]:
     """Frames of one size, [H, W, 3] each, as one channels-last tensor in torch's axis order.
 

@@ -15,13 +15,14 @@ from transformers.vision_utils import get_vision_window_index
 
 from hermes_lab.models.base import Segment
 from hermes_lab.models.capture import watching
+from hermes_lab.models.preprocess import check_frames
 from hermes_lab.models.qwen_vision import QwenVision, Run, bicubic_defaults
 from hermes_lab.tokens import Role
 
 _CLIP_MEAN, _CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-_ROUNDING = (
-    1e-3  # of a t position: times such as 1/3 s must not fall below the integer they stand for
+_JITTER_S = (
 )
+
 _FALLBACK_FPS = 2.0
 
 
@@ -31,8 +32,8 @@ class Qwen2_5VL(QwenVision):
     Streaming differs from one-shot processing where a chunk has an odd number of frames (or frames change
     size): the last frame of such a run is paired with itself instead of with the first of the next chunk,
     so feed even chunks to get the tokens of the whole video. A temporal position is
-    `floor(tokens_per_second * time)` from the times of the frames, which for a constant frame rate are the
-    positions of `get_rope_index` (Qwen2-VL: the index of the pair).
+    `floor(tokens_per_second * time)`, with 25 ms of grace, from the times of the frames; for a constant frame
+    rate these are the positions of `get_rope_index` (Qwen2-VL: the index of the pair).
     """
 
     family: ClassVar[str] = "qwen2_5_vl"
@@ -51,6 +52,7 @@ class Qwen2_5VL(QwenVision):
     ) -> Segment:
         """See `Adapter.encode`; the time step behind the last frame is the mean step of the chunk, or that
         of the processor's `fps` where the chunk has one frame only."""
+        times = check_frames(frames, times_s)
         tower = cast(Any, self.vision)
         patches, grids, runs = self._patches(frames)
         grids = grids.to(tower.device)
@@ -61,7 +63,7 @@ class Qwen2_5VL(QwenVision):
             features = self._to_tokens(merger.hidden, grids)
             saliency = self._to_tokens(self._received(attention), grids) if want_saliency else None
         visual = torch.cat(list(output.pooler_output)).to(self.device, self.dtype)
-        rel, frame, span = self._positions(runs, times_s)
+        rel, frame, span = self._positions(runs, times)
         return Segment(
             embeds=visual,
             role=np.full(len(visual), Role.VISUAL, np.int8),
@@ -73,7 +75,7 @@ class Qwen2_5VL(QwenVision):
             video_span=span,
             features=features,
             saliency=saliency,
-            time_s=tuple(float(t) for t in times_s),
+            time_s=times,
         )
 
     def _to_tokens(
@@ -82,7 +84,7 @@ class Qwen2_5VL(QwenVision):
         """Mean over the patches of each token, taken out of the tower's window order."""
         tower = cast(Any, self.vision)
         merge = int(tower.spatial_merge_size)
-        tokens = patches.unflatten(0, (-1, merge**2)).mean(dim=1)
+        tokens = patches.float().unflatten(0, (-1, merge**2)).mean(dim=1)
         if not hasattr(tower, "window_size"):  # Qwen2-VL has no windows
             return tokens
         order, _ = get_vision_window_index(grids, merge, tower.window_size, tower.patch_size)
@@ -113,5 +115,5 @@ class Qwen2_5VL(QwenVision):
         else:
             step = 1 / float(self._saved_video_settings().get("fps") or _FALLBACK_FPS)
         stops = [*group_times_s, times_s[-1] + step]
-        absolute = [math.floor(per_second * time + _ROUNDING) for time in stops]
+        absolute = [math.floor(per_second * (time + _JITTER_S)) for time in stops]
         return [tick - absolute[0] for tick in absolute]

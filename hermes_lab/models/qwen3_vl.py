@@ -14,6 +14,7 @@ from torch import Tensor
 from hermes_lab.models.assemble import GridRun, TextRun, assemble
 from hermes_lab.models.base import FrameLayout, Segment
 from hermes_lab.models.capture import watching
+from hermes_lab.models.preprocess import check_frames
 from hermes_lab.models.qwen_vision import QwenVision, bicubic_defaults
 from hermes_lab.tokens import Role
 
@@ -83,6 +84,7 @@ class Qwen3VL(QwenVision):
         want_saliency: bool = False,
     ) -> Segment:
         """See `Adapter.encode`; a pair is named by the mean of its two times."""
+        times = check_frames(frames, times_s)
         tower = cast(Any, self.vision)
         patches, grids, sizes = self._patches(frames)
         per_group = self._geometry[2]
@@ -96,7 +98,7 @@ class Qwen3VL(QwenVision):
         for size, visual in zip(sizes, output.pooler_output, strict=True):
             cells = visual.unflatten(0, (-1, size.rows * size.cols))
             for grid, (first, last) in zip(cells, size.group_frames(per_group), strict=True):
-                before, after = self._markers((times_s[first] + times_s[last]) / 2)
+                before, after = self._markers((times[first] + times[last]) / 2)
                 runs += [
                     TextRun(self.token_ids(before), Role.MARKER, last),
                     GridRun(grid, size.cols, last),
@@ -107,7 +109,7 @@ class Qwen3VL(QwenVision):
             runs,
             features=features,
             saliency=saliency,
-            time_s=tuple(float(t) for t in times_s),
+            time_s=times,
         )
         layers = tuple(
             self._spread(segment, torch.cat(layer)) for layer in output.deepstack_features
@@ -127,7 +129,7 @@ class Qwen3VL(QwenVision):
 
     def _merge(self, patches: Tensor) -> Tensor:
         """Mean over the patches of each token."""
-        return patches.unflatten(0, (-1, self._geometry[1] ** 2)).mean(dim=1)
+        return patches.float().unflatten(0, (-1, self._geometry[1] ** 2)).mean(dim=1)
 
     def _spread(self, segment: Segment, visual: Tensor) -> Tensor:
         """Visual rows at the visual tokens, zero elsewhere."""

@@ -12,36 +12,10 @@ from torch import Tensor
 
 from hermes_lab import models
 from hermes_lab.models import Adapter, Cursor, Segment
-from hermes_lab.tokens import Role
 from tests.checkpoints import FAMILIES, VARIANTS
+from tests.segments import QUESTION, frames_of, input_ids, place, stream
 
 QWEN = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
-SYSTEM = "Look."
-QUESTION = "What is left?"
-
-
-def frames_of(count: int, height: int = 50, width: int = 90) -> list[np.ndarray]:
-    rng = np.random.default_rng(7)
-    return [rng.integers(0, 256, (height, width, 3), dtype=np.uint8) for _ in range(count)]
-
-
-def stream(
-    adapter: Adapter, frames: list[np.ndarray], times: list[float], chunk: int
-) -> list[Segment]:
-    """Prefix, chunks of frames, question."""
-    parts = [adapter.prefix(SYSTEM if adapter.family != "llava_onevision" else None)]
-    for start in range(0, len(frames), chunk):
-        parts.append(adapter.encode(frames[start : start + chunk], times[start : start + chunk]))
-    return [*parts, adapter.question(QUESTION)]
-
-
-def place(parts: Sequence[Segment]) -> Tensor:
-    """Positions [axes, tokens] of consecutive segments."""
-    cursor, placed = Cursor(), []
-    for part in parts:
-        positions, cursor = cursor.place(part)
-        placed.append(positions)
-    return torch.cat(placed, dim=1)
 
 
 def decoder_logits(adapter: Adapter, parts: Sequence[Segment]) -> Tensor:
@@ -70,17 +44,6 @@ def decoder_logits(adapter: Adapter, parts: Sequence[Segment]) -> Tensor:
             **adapter.forward_kwargs(joined),
         )
         return adapter.head(output.last_hidden_state)[0]
-
-
-def input_ids(adapter: Adapter, parts: Sequence[Segment], visual_id: int) -> Tensor:
-    """Ids of the text tokens, found by their embeddings, and the placeholder at visual tokens."""
-    table = adapter.embed(torch.arange(adapter.text_config.vocab_size))
-    ids = []
-    for part in parts:
-        nearest = torch.cdist(part.embeds, table).argmin(dim=1)
-        nearest[torch.from_numpy(part.role == Role.VISUAL)] = visual_id
-        ids.append(nearest)
-    return torch.cat(ids)[None]
 
 
 def reference_logits(
@@ -113,18 +76,12 @@ def reference_logits(
         return model(**inputs, use_cache=False).logits[0]
 
 
-def placeholder_id(adapter: Adapter) -> int:
-    config = adapter.model.config
-    video = adapter.family in ("llava_onevision", "qwen2_5_vl", "qwen3_vl")
-    return config.video_token_id if video else config.image_token_id
-
-
 @pytest.mark.parametrize("family", [*FAMILIES, *VARIANTS])
 def test_streamed_segments_give_the_logits_of_the_whole_model(checkpoint, family: str) -> None:
     adapter = models.load(checkpoint(family))
     frames, times = frames_of(6), [i / 8 for i in range(6)]
     parts = stream(adapter, frames, times, chunk=2)
-    ids = input_ids(adapter, parts, placeholder_id(adapter))
+    ids = input_ids(adapter, parts)
     logits = decoder_logits(adapter, parts)
     expected = reference_logits(adapter, ids, frames, times)
     assert logits.shape == expected.shape
@@ -140,7 +97,7 @@ def test_a_long_video_gives_the_logits_of_the_whole_model_at_the_same_positions(
     adapter = models.load(checkpoint("qwen2_5_vl"))
     frames, times = frames_of(6), [2.0 * i for i in range(6)]
     parts = stream(adapter, frames, times, chunk=2)
-    ids = input_ids(adapter, parts, adapter.model.config.video_token_id)
+    ids = input_ids(adapter, parts)
     patches, grid, _ = adapter._patches(frames)
     with torch.no_grad():
         expected = adapter.model(
@@ -157,7 +114,7 @@ def rope_index(
 ) -> tuple[Tensor, Tensor]:
     """The model's own positions of one video, and the mask of its visual tokens."""
     model: Any = adapter.model
-    ids = input_ids(adapter, parts, model.config.video_token_id)
+    ids = input_ids(adapter, parts)
     visual = ids == model.config.video_token_id
     _, grid, _ = adapter._patches(frames)
     positions, _ = model.model.get_rope_index(
