@@ -1,0 +1,115 @@
+"""Everything that decides how a pocket model is built and trained, in one file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from hermes_lab.errors import LabError
+
+TOKENS_PER_FRAME = 16
+SYSTEM_PROMPT = "watch the stream"
+
+
+@dataclass(frozen=True)
+class VisionShape:
+    """The vision tower: square frames of `image_px` in patches of `patch_px`, pooled 2x2."""
+
+    image_px: int = 96
+    patch_px: int = 12
+    width: int = 96
+    layers: int = 4
+    heads: int = 4
+    mlp: int = 288
+
+
+@dataclass(frozen=True)
+class TextShape:
+    """The decoder."""
+
+    width: int = 128
+    layers: int = 12
+    heads: int = 4
+    kv_heads: int = 2
+    mlp: int = 256
+    rope_theta: float = 10_000.0
+    max_positions: int = 8192
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of the curriculum: streams of up to `frames` frames for a share of the decoder's time.
+
+    `streams` is per process and step; `questions` is per stream.
+    """
+
+    frames: int
+    streams: int
+    questions: int
+    share: float
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How long, with what rates, and on what."""
+
+    perception_minutes: float = 12.0
+    decoder_minutes: float = 80.0
+    stages: tuple[Stage, ...] = (
+        Stage(8, 16, 32, 0.08),
+        Stage(16, 10, 48, 0.12),
+        Stage(32, 6, 64, 0.25),
+        Stage(64, 3, 80, 0.22),
+        Stage(128, 2, 96, 0.33),
+    )
+    muon_lr: float = 3e-3
+    adam_lr: float = 2e-3
+    decay_from: float = 0.5
+    ema_half_life_steps: float = 60.0
+    gap_p: float = 0.5
+    gap_reach_tokens: int = 2400
+    moving_camera_p: float = 0.15
+    worn_p: float = 0.35
+    chain_p: float = 0.1
+    perception_frames: int = 128
+    checkpoint_s: float = 120.0
+    dev_every_s: float = 240.0
+
+
+@dataclass(frozen=True)
+class PocketConfig:
+    """One model: its class, its shapes, its seed and its recipe."""
+
+    name: str = "pocket"
+    family: Literal["llava_onevision", "qwen2_5_vl"] = "llava_onevision"
+    seed: int = 0
+    vision: VisionShape = field(default_factory=VisionShape)
+    text: TextShape = field(default_factory=TextShape)
+    recipe: Recipe = field(default_factory=Recipe)
+
+
+CONFIGS: dict[str, PocketConfig] = {
+    "pocket": PocketConfig(),
+    "pocket-s1": PocketConfig(name="pocket-s1", seed=1),
+    "pocket-s2": PocketConfig(name="pocket-s2", seed=2),
+}
+
+
+def config(name: str) -> PocketConfig:
+    """A configuration by name.
+
+    Raises:
+        LabError: no configuration has that name.
+    """
+    if name not in CONFIGS:
+        raise LabError(f"Unknown pocket model {name!r}: choose one of {', '.join(CONFIGS)}.")
+    return CONFIGS[name]
+
+
+def smoke(base: PocketConfig) -> PocketConfig:
+    """The same model with a recipe of under two minutes that only proves that it learns."""
+    stages = (Stage(6, 16, 24, 1.0),)
+    recipe = replace(
+        base.recipe, perception_minutes=0.9, decoder_minutes=0.6, stages=stages, perception_frames=64
+    )
+    return replace(base, recipe=recipe)

@@ -1,0 +1,19 @@
+"""Procedural streams with ground truth, and questions about them by memory horizon."""
+
+from __future__ import annotations
+
+from hermes_lab.worlds.questions import TYPES, Horizon, Question, horizon_of
+from hermes_lab.worlds.seeds import DEV_SEEDS, HELD_OUT_SEEDS, TRAIN_SEEDS
+from hermes_lab.worlds.world import Event, World
+
+__all__ = [
+    "DEV_SEEDS",
+    "HELD_OUT_SEEDS",
+    "TRAIN_SEEDS",
+    "TYPES",
+    "Event",
+    "Horizon",
+    "Question",
+    "World",
+    "horizon_of",
+]
