@@ -7,14 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from hermes_lab.attention import Knockout, Pass
+from hermes_lab.attention import Pass
 from hermes_lab.cache import LayerState
 from hermes_lab.decision import Evidence, call, view_of
 from hermes_lab.engine import Engine, Wants, frames_of
@@ -188,8 +187,7 @@ def decode(
     first_hidden: Float[Tensor, "new hidden"],
     *,
     max_new_tokens: int,
-    knockouts: Sequence[Knockout],
-    wants_board: Any,
+    wants: Wants,
 ) -> Iterator[tuple[int, Float[Tensor, " vocabulary"]]]:
     """Greedy decoding after a prefilled question: yields (token id, the logits that chose it)."""
     stop = engine.adapter.eos_ids
@@ -200,9 +198,7 @@ def decode(
         if token in stop or remaining == 1:
             return
         segment = token_segment(engine, token)
-        hidden = engine.forward(
-            stream.cache, segment, "question", wants=Wants(knockouts=knockouts, board=wants_board)
-        )
+        hidden = engine.forward(stream.cache, segment, "question", wants=wants)
         logits = engine.logits(hidden[-1:])[0]
 
 

@@ -46,7 +46,7 @@ from hermes_lab.video import Frame
 if TYPE_CHECKING:
     from transformer_lens import ActivationCache
 
-    from hermes_lab.recording import RecordingWriter
+    from hermes_lab.recording.writer import RecordingWriter
 
 Frames = VideoChunk | Sequence[Frame] | Sequence[npt.NDArray[np.uint8]] | npt.NDArray[np.uint8]
 RecordLevel = Literal["off", "summary", "rows"]
@@ -120,7 +120,7 @@ class StreamSession:
         self._record_rows = tuple(layers) if record_level == "rows" else ()
         self._writer: RecordingWriter | None = None
         if record is not None and record_level != "off":
-            from hermes_lab.recording.session import open_writer
+            from hermes_lab.recorder import open_writer
 
             self._writer = open_writer(self, Path(record), source or {}, fps, overwrite)
 
@@ -155,8 +155,7 @@ class StreamSession:
             undo()
             raise
         self.snapshot = snapshot
-        if self._writer is not None:
-            self._writer.write_step(snapshot, self._stream.table, images)
+        self._record(snapshot, images)
         return snapshot
 
     def feed_segment(self, segment: Segment) -> Snapshot:
@@ -167,9 +166,14 @@ class StreamSession:
         except BaseException:
             undo()
             raise
-        if self._writer is not None:
-            self._writer.write_step(self.snapshot, self._stream.table, None)
+        self._record(self.snapshot, None)
         return self.snapshot
+
+    def _record(self, snapshot: Snapshot, images: Sequence[npt.NDArray[np.uint8]] | None) -> None:
+        if self._writer is not None:
+            from hermes_lab.recorder import record_step
+
+            record_step(self, self._writer, snapshot, images)
 
     def set_policy(self, policy: Policy | str, positions: PositionRule | str | None = None) -> None:
         """Choose the policy from the next decision on; what was already evicted stays evicted.
@@ -268,22 +272,30 @@ class StreamSession:
     def question_logits(self, question: str) -> Float[Tensor, "new vocabulary"]:
         """Logits at every token of the question's turn; the last row predicts the answer's first token."""
         with self._stream.cache.transient():
-            hidden = self._prefill(question, Wants(knockouts=self.knockouts, board=self.board))
+            hidden = self.prefill_question(question, self._wants())
             return self.engine.logits(hidden)
 
     def _generate(
         self, question: str, max_new_tokens: int, summarizer: Summarizer | None
     ) -> Iterator[tuple[int, Tensor]]:
-        wants = Wants(knockouts=self.knockouts, board=self.board)
+        wants = self._wants()
+        reads = wants
         if summarizer is not None:
-            wants = replace(wants, rows=slice(None), on_rows=summarizer.add)
-        hidden = self._prefill(question, wants)
+            reads = replace(wants, rows=slice(None), on_rows=summarizer.add)
+        hidden = self.prefill_question(question, reads)
         yield from reading.decode(
-            self.engine, self._stream, hidden,
-            max_new_tokens=max_new_tokens, knockouts=self.knockouts, wants_board=self.board,
-        )  # fmt: skip
+            self.engine, self._stream, hidden, max_new_tokens=max_new_tokens, wants=wants
+        )
 
-    def _prefill(self, question: str, wants: Wants) -> Float[Tensor, "new hidden"]:
+    def _wants(self) -> Wants:
+        return Wants(knockouts=tuple(self.knockouts), board=self.board)
+
+    def prefill_question(self, question: str, wants: Wants) -> Float[Tensor, "new hidden"]:
+        """Prefill a question's turn; call inside `stream.cache.transient()`, which undoes it.
+
+        Raises:
+            LabError: the question is empty.
+        """
         if not question.strip():
             raise LabError("The question is empty; ask something.")
         segment = self.engine.adapter.question(question)

@@ -152,6 +152,7 @@ class Hermes(Policy):
     source: ClassVar[str] = "HERMES (arXiv 2601.14724)"
     licence: ClassVar[str] = "MIT"
     needs: ClassVar[frozenset[Need]] = frozenset({Need.GUIDANCE, Need.KEYS, Need.VALUES})
+    attention_detail: ClassVar[Literal["rows", "heads", "mean"]] = "mean"
     default_positions: ClassVar[str] = "lazy"
     presets: ClassVar[tuple[str, ...]] = ("paper", "released")
 
