@@ -20,9 +20,7 @@ from hermes_lab.models.qwen_vision import QwenVision, Run, bicubic_defaults
 from hermes_lab.tokens import Role
 
 _CLIP_MEAN, _CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-_JITTER_S = (
-)
-
+_JITTER_S = 0.025  # a sampled frame may show half a film frame before its nominal time
 _FALLBACK_FPS = 2.0
 
 
