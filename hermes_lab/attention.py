@@ -138,7 +138,7 @@ def stream_attention(
         query = _fire_swapped(current, point + "hook_rot_q", query)
     if current.listening(point + "hook_rot_k"):
         key = _edit_new_keys(current, layer, point + "hook_rot_k", key, query.shape[2])
-    mask = _mask(current, module, layer, query, key)
+    mask = _mask(current, layer, query, key)
     if current.listening(point + "hook_attn_scores") or current.listening(point + "hook_pattern"):
         pattern = _pattern(query, key, mask, scale, current.board, point)
         if current.on_rows is not None and current.rows is not None:
@@ -175,7 +175,7 @@ def _causal(
 
 
 def _mask(
-    current: Pass, module: nn.Module, layer: int, query: Tensor, key: Tensor
+    current: Pass, layer: int, query: Tensor, key: Tensor
 ) -> Bool[Tensor, "1 _ _ token"] | None:
     new, tokens = query.shape[2], key.shape[2]
     mask = _causal(query, key, current.block_mask, current.masks)
@@ -186,19 +186,6 @@ def _mask(
         if hidden is not None:
             visible = F.pad(~hidden, (0, new), value=True)[None, :, None]
             mask = visible & _whole(mask, new, tokens, query.device)
-    window = cast("int | None", getattr(module, "sliding_window", None))
-    if window is not None:
-        where = torch.cat(
-            [
-                state.positions[:, 0, :cached],
-                current.positions[layer][:1].expand(state.ids.shape[0], -1),
-            ],
-            1,
-        )
-        near = current.positions[layer][0][None, :, None] - where[:, None] < window
-        if not bool(near.all()):
-            near = near.repeat_interleave(query.shape[1] // near.shape[0], 0)[None]
-            mask = near & _whole(mask, new, tokens, query.device)
     return mask
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from hermes_lab.attention import Knockout, Pass, PassKind, instrument, running
 from hermes_lab.cache import LayerState, StreamCache
+from hermes_lab.errors import ModelError
 from hermes_lab.hooks import HookBoard
 from hermes_lab.models.base import Adapter, Segment
 from hermes_lab.models.cursor import Cursor
@@ -43,6 +44,13 @@ class Engine:
         config = adapter.text_config
         self.query_heads = int(config.num_attention_heads)
         self.kv_heads = int(config.num_key_value_heads)
+        self.window = _window(config)
+
+    @property
+    def position_limit(self) -> int:
+        """Positions that every layer can look back over: the model's own limit, or its sliding window."""
+        limit = self.adapter.max_positions
+        return limit if self.window is None else min(limit, self.window)
 
     def new_cache(self) -> StreamCache:
         """An empty cache for this model."""
@@ -65,7 +73,11 @@ class Engine:
 
         Returns:
             normalised hidden states of the new tokens.
+
+        Raises:
+            ModelError: a sliding-window layer would lose sight of what it holds.
         """
+        self._check_window(cache.states, len(segment))
         positions, tables, cursors = self._place(cache.states, segment)
         current = Pass(
             cache=cache,
@@ -128,6 +140,17 @@ class Engine:
         norm = getattr(attention, f"{letter}_norm", None)
         return (heads if norm is None else norm(heads)).transpose(1, 2)
 
+    def _check_window(self, states: Sequence[LayerState], new: int) -> None:
+        if self.window is None:
+            return
+        self.adapter.check_streamable(max(state.tokens for state in states) + new)
+        furthest = max(state.cursor.next for state in states) + new
+        if furthest > self.window:
+            raise ModelError(
+                f"{self.adapter.name or self.adapter.family} attends to the last {self.window} positions only, and "
+                f"the stream would reach position {furthest}; choose positions='eager' so that kept tokens move up."
+            )
+
     def _place(
         self, states: Sequence[LayerState], segment: Segment
     ) -> tuple[list[Tensor], list[Tables], list[Cursor | None]]:
@@ -157,6 +180,12 @@ class Engine:
         where = state.cursor.place(segment)[0].to(self.adapter.device)
         current.positions[layer] = where
         current.tables[layer] = self.rope.tables(where, layer, segment.embeds.dtype)
+
+
+def _window(config: Any) -> int | None:
+    """The shortest look-back of a decoder with sliding-window layers."""
+    kinds = getattr(config, "layer_types", None) or ()
+    return int(config.sliding_window) if "sliding_attention" in kinds else None
 
 
 def take(segment: Segment, index: np.ndarray[Any, np.dtype[np.int64]]) -> Segment:

@@ -25,7 +25,6 @@ class Lab:
     engine: Engine = field(init=False)
 
     def __post_init__(self) -> None:
-        self.adapter.check_streamable()
         self.engine = Engine(self.adapter)
 
     @property

@@ -291,7 +291,7 @@ class Step:
 
     def _reindex(self, decided: bool) -> tuple[tuple[int, ...], tuple[str, ...]]:
         session, stream = self.session, self.session.stream
-        rule, limit = session.positions, session.engine.adapter.max_positions
+        rule, limit = session.positions, session.engine.position_limit
         moved: list[int] = []
         if positions.due(rule, stream.cache.states, limit, decided):
             for layer, holder in enumerate(stream.cache.stream_layers):

@@ -1,0 +1,23 @@
+"""Interventions and readouts on a stream session: what a question reads, and what changes when it cannot.
+
+Everything works through the session's hook points (`hermes_lab.hooks`) on the ragged cache, at the question,
+and leaves the cache bit-identical. `bridge` hands the same weights and the same cache to TransformerLens' own
+tools.
+"""
+
+from __future__ import annotations
+
+from hermes_lab.lens.activations import activation_cache
+from hermes_lab.lens.knockout import knockout
+from hermes_lab.lens.logits import LogitLens, answer_ids, logit_difference, logit_lens
+from hermes_lab.lens.tokens import tokens
+
+__all__ = [
+    "LogitLens",
+    "activation_cache",
+    "answer_ids",
+    "knockout",
+    "logit_difference",
+    "logit_lens",
+    "tokens",
+]

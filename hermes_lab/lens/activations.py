@@ -1,0 +1,88 @@
+"""TransformerLens' `ActivationCache` of a question over the ragged cache."""
+
+from __future__ import annotations
+
+from functools import partial
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from hermes_lab.lens.question_pass import NamesFilter, question_pass
+
+if TYPE_CHECKING:
+    from transformer_lens import ActivationCache
+
+    from hermes_lab.session import StreamSession
+
+
+def activation_cache(
+    session: StreamSession, question: str, names_filter: NamesFilter = None
+) -> tuple[Float[Tensor, "1 new vocabulary"], ActivationCache]:
+    """Logits of a question's turn, and its activations under TransformerLens' names.
+
+    Key axes of `hook_pattern` and `hook_attn_scores` are as long as each layer's own memory; which tokens they
+    are is in `session.layer_ids(layer)`, followed by the question's tokens. The cache's `model` carries what
+    TransformerLens' residual-stream tools read (`cfg`, `W_U`, `blocks[l].attn.W_O`), not a runnable model; use
+    `hermes_lab.lens.bridge` for one.
+
+    Args:
+        question: plain text.
+        names_filter: a hook name, several, or a predicate over names; None: all of them.
+
+    Raises:
+        LabError: the question is empty, or a hook name is unknown.
+    """
+    from transformer_lens import ActivationCache
+
+    seen = question_pass(session, question, names_filter)
+    logits = session.engine.logits(seen.hidden)[None]
+    return logits, ActivationCache(seen.activations, weights_view(session))
+
+
+def weights_view(session: StreamSession) -> Any:
+    """A stand-in for a TransformerLens model: its configuration and weights, in TransformerLens' layout."""
+    engine = session.engine
+    adapter = engine.adapter
+    head = cast(Any, adapter.head)
+    unembed = cast(Tensor, head.weight).T
+    bias = cast("Tensor | None", getattr(head, "bias", None))
+    description = session.lab.describe()
+    config = SimpleNamespace(
+        n_layers=engine.layers,
+        n_heads=engine.query_heads,
+        n_key_value_heads=engine.kv_heads,
+        d_head=description["head_dim"],
+        d_model=int(unembed.shape[0]),
+        d_vocab=int(unembed.shape[1]),
+        attn_only=False,
+        normalization_type="RMS",
+        final_rms=True,
+        model_name=adapter.name,
+        device=adapter.device,
+        dtype=adapter.dtype,
+    )
+    blocks = [
+        SimpleNamespace(attn=SimpleNamespace(W_O=output_weights(cast(Any, layer).self_attn)))
+        for layer in adapter.layers
+    ]
+    return SimpleNamespace(
+        cfg=config,
+        blocks=blocks,
+        W_U=unembed,
+        b_U=bias if bias is not None else unembed.new_zeros(unembed.shape[1]),
+        ln_final=adapter.decoder.norm,
+        tokens_to_residual_directions=partial(_directions, unembed),
+    )
+
+
+def output_weights(attention: Any) -> Float[Tensor, "query_head dim hidden"]:
+    """The output projection of an attention module, head by head."""
+    weight = cast(Tensor, attention.o_proj.weight)
+    return weight.T.unflatten(0, (-1, int(attention.head_dim)))
+
+
+def _directions(unembed: Tensor, tokens: Any) -> Tensor:
+    return unembed.T[torch.as_tensor(tokens, device=unembed.device)]
