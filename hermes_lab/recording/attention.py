@@ -1,0 +1,103 @@
+"""Reduced attention as arrays of a part, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from hermes_lab.recording.format import Level
+from hermes_lab.recording.parts import Array, Part
+from hermes_lab.snapshot import AttentionSummary
+
+_PLAIN = ("role_mass", "entropy", "visible", "sink_share", "age_s")
+_NO_ROWS: Mapping[int, Any] = MappingProxyType({})
+
+
+@dataclass(frozen=True)
+class RowFilter:
+    """Which full attention rows are recorded at level "rows"; None: all that the engine captured.
+
+    Attributes:
+        layers: indices of decoder layers.
+        groups: names of `AttentionSummary.group`; "guidance" stands for every guidance prompt.
+    """
+
+    layers: tuple[int, ...] | None = None
+    groups: tuple[str, ...] | None = None
+
+    def wants(self, group: str, layer: int) -> bool:
+        """Whether the rows of a group of queries in a layer are recorded."""
+        named = self.groups is None or group in self.groups or group.split(":")[0] in self.groups
+        return named and (self.layers is None or layer in self.layers)
+
+
+def reduce_rows(summary: AttentionSummary, level: Level, rows: RowFilter) -> AttentionSummary:
+    """The summary with the rows that a recording of this level keeps."""
+    kept = {n for n in summary.rows if level == "rows" and rows.wants(summary.group, n)}
+    if kept == set(summary.rows) == set(summary.row_ids):
+        return summary
+    return replace(
+        summary,
+        rows=MappingProxyType({n: summary.rows[n] for n in summary.rows if n in kept}),
+        row_ids=MappingProxyType({n: summary.row_ids[n] for n in summary.row_ids if n in kept}),
+    )
+
+
+def encode_attention(
+    summaries: Sequence[AttentionSummary],
+) -> tuple[list[dict[str, Any]], dict[str, Array]]:
+    """JSON records and arrays of some summaries; frames that nobody attends to (evicted ones) take no space."""
+    records: list[dict[str, Any]] = []
+    tensors: dict[str, Array] = {}
+    for number, summary in enumerate(summaries):
+        name = f"attention.{number}."
+        mass = np.asarray(summary.frame_mass, np.float32)
+        bits = np.ascontiguousarray(mass).view(np.int32)
+        seen = np.flatnonzero(bits.any(axis=tuple(range(mass.ndim - 1))))
+        tensors[name + "frames"] = seen.astype(np.int32)
+        tensors[name + "frame_mass"] = mass[..., seen]
+        for plain in _PLAIN:
+            dtype = np.int64 if plain == "visible" else np.float32
+            tensors[name + plain] = np.asarray(getattr(summary, plain), dtype)
+        for layer, row in summary.rows.items():
+            tensors[f"{name}rows.{layer}"] = np.asarray(row, np.float32)
+        for layer, ids in summary.row_ids.items():
+            tensors[f"{name}row_ids.{layer}"] = np.asarray(ids, np.int32)
+        records.append(
+            {
+                "group": summary.group,
+                "frames": mass.shape[-1],
+                "rows": list(summary.rows),
+                "row_ids": list(summary.row_ids),
+            }
+        )
+    return records, tensors
+
+
+def decode_attention(
+    records: Sequence[Mapping[str, Any]], part: Part
+) -> tuple[AttentionSummary, ...]:
+    """Read what `encode_attention` wrote."""
+    return tuple(_decode(number, record, part) for number, record in enumerate(records))
+
+
+def _decode(number: int, record: Mapping[str, Any], part: Part) -> AttentionSummary:
+    name = f"attention.{number}."
+    seen, mass, *plain = part.read(*(name + n for n in ("frames", "frame_mass", *_PLAIN)))
+    full = np.zeros((*mass.shape[:-1], record["frames"]), np.float32)
+    full[..., seen] = mass
+    rows = part.read(*(f"{name}rows.{layer}" for layer in record["rows"]))
+    ids = part.read(*(f"{name}row_ids.{layer}" for layer in record["row_ids"]))
+    return AttentionSummary(
+        group=record["group"],
+        frame_mass=full,
+        **dict(zip(_PLAIN, plain, strict=True)),
+        rows=MappingProxyType(dict(zip(record["rows"], rows, strict=True))) if rows else _NO_ROWS,
+        row_ids=MappingProxyType(
+            {layer: i.astype(np.int64) for layer, i in zip(record["row_ids"], ids, strict=True)}
+        ),
+    )

@@ -1,0 +1,56 @@
+"""The recordings of a folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from hermes_lab.errors import RecordingError
+from hermes_lab.recording.format import MANIFEST, Manifest
+from hermes_lab.recording.reader import event_parts, read_manifest
+from hermes_lab.recording.summary import folder_bytes
+
+
+@dataclass(frozen=True)
+class RecordingEntry:
+    """One recording, found without reading its parts; `manifest` is None where `problem` says why.
+
+    Attributes:
+        steps, answers: parts on disk.
+        size_bytes: of all files.
+    """
+
+    folder: Path
+    manifest: Manifest | None
+    steps: int
+    answers: int
+    size_bytes: int
+    problem: str | None = None
+
+
+def list_recordings(folder: str | Path) -> list[RecordingEntry]:
+    """Recordings directly inside a folder (or the folder itself), newest first, then by name."""
+    folder = Path(folder)
+    if (folder / MANIFEST).exists():
+        return [_entry(folder)]
+    if not folder.is_dir():
+        return []
+    found = [_entry(path) for path in sorted(folder.iterdir()) if (path / MANIFEST).exists()]
+    return sorted(found, key=lambda e: e.manifest.created if e.manifest else "", reverse=True)
+
+
+def _entry(folder: Path) -> RecordingEntry:
+    kinds = [kind for _, kind, _ in event_parts(folder)]
+    manifest = problem = None
+    try:
+        manifest = read_manifest(folder)
+    except RecordingError as error:
+        problem = str(error)
+    return RecordingEntry(
+        folder,
+        manifest,
+        kinds.count("step"),
+        kinds.count("answer"),
+        folder_bytes(folder),
+        problem,
+    )

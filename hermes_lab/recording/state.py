@@ -1,0 +1,277 @@
+"""Which tokens the layers hold and where they stand, written step by step as differences."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from hermes_lab.recording.idsets import (
+    NONE,
+    IntArray,
+    PackedRows,
+    RowDiff,
+    decode_row,
+    encode_row,
+    pack_rows,
+    reorder,
+    union,
+)
+from hermes_lab.recording.parts import Array, Part
+
+
+@dataclass(frozen=True)
+class CacheState:
+    """`Snapshot.held` ([head, token] a layer) and `Snapshot.positions` ([head, axis, token] a layer, or none)."""
+
+    held: tuple[IntArray, ...] = ()
+    positions: tuple[IntArray, ...] = ()
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of a checkpoint of this state, four a number."""
+        return 4 * sum(array.size for array in (*self.held, *self.positions))
+
+    def row(self, layer: int, head: int, heads: int) -> IntArray:
+        """Ids of one head, where the layer has `heads` heads from now on: a shared set goes to all of them."""
+        rows = self.held[layer] if layer < len(self.held) else NONE[None]
+        if len(rows) == heads:
+            return rows[head]
+        return rows[0] if len(rows) == 1 else NONE
+
+    def pool(self, layer: int, head: int, heads: int, new_ids: IntArray) -> IntArray:
+        """Ids that a head could hold after `new_ids` arrived, sorted."""
+        return union(self.row(layer, head, heads), new_ids)
+
+
+def shrink(values: Array) -> Array:
+    """Integers in the smallest of int16, int32 and int64 that holds them all."""
+    low, high = (int(values.min()), int(values.max())) if values.size else (0, 0)
+    for dtype in (np.int16, np.int32):
+        if np.iinfo(dtype).min <= low and high <= np.iinfo(dtype).max:
+            return values.astype(dtype)
+    return values.astype(np.int64)
+
+
+def encode_state(
+    before: CacheState, after: CacheState, new_ids: IntArray
+) -> tuple[dict[str, Any], dict[str, Array]]:
+    """Describe `after` by its differences from `before`: a JSON record and arrays.
+
+    Raises:
+        ValueError: positions do not match the ids beside them, or ids are not ids.
+    """
+    if after.positions and len(after.positions) != len(after.held):
+        raise ValueError(
+            f"there are positions of {len(after.positions)} layers, ids of {len(after.held)}"
+        )
+    held: list[RowDiff] = []
+    moved: list[RowDiff] = []
+    whole: list[bool] = []
+    values: list[IntArray] = [NONE]
+    arrived = union(NONE, new_ids)
+    for layer, rows in enumerate(after.held):
+        heads = len(rows)
+        places = after.positions[layer] if after.positions else None
+        if places is not None and (len(places) != heads or places.shape[-1] != rows.shape[-1]):
+            raise ValueError(
+                f"positions {places.shape} of layer {layer} do not match its ids {rows.shape}"
+            )
+        for head, row in enumerate(rows):
+            held.append(encode_row(row, before.pool(layer, head, heads, new_ids)))
+            if places is not None:
+                changed = _changed(before, layer, head, heads, row, places[head])
+                whole.append(2 * int(changed.sum()) > len(row))
+                moved.append(RowDiff() if whole[-1] else encode_row(row[changed], arrived))
+                values.append(places[head][:, slice(None) if whole[-1] else changed].ravel())
+    record = {
+        "heads": [len(rows) for rows in after.held],
+        "tokens": [rows.shape[-1] for rows in after.held],
+        "axes": [places.shape[1] for places in after.positions],
+    }
+    tensors: dict[str, Array] = {}
+    tensors["held.counts"], tensors["held.ids"] = pack_rows(held)
+    if after.positions:
+        tensors["positions.counts"], tensors["positions.ids"] = pack_rows(moved)
+        tensors["positions.whole"] = np.array(whole, np.uint8)
+        tensors["positions.values"] = shrink(np.concatenate(values))
+    return record, tensors
+
+
+def _changed(
+    before: CacheState, layer: int, head: int, heads: int, row: IntArray, places: IntArray
+) -> npt.NDArray[np.bool_]:
+    """Which tokens of a row are new or stand elsewhere than before, [token]."""
+    everything = np.ones(len(row), np.bool_)
+    if layer >= len(before.positions) or len(before.positions[layer]) != heads or not len(row):
+        return everything
+    old_row, old_places = before.held[layer][head], before.positions[layer][head]
+    if len(old_places) != len(places) or not len(old_row):
+        return everything
+    low = min(int(old_row.min()), int(row.min()))
+    index = np.full(max(int(old_row.max()), int(row.max())) - low + 1, -1, np.int32)
+    index[old_row - low] = np.arange(len(old_row), dtype=np.int32)
+    found = index[row - low]
+    return (found < 0) | (old_places[:, found] != places).any(0)
+
+
+def encode_checkpoint(state: CacheState) -> tuple[dict[str, Any], dict[str, Array]]:
+    """A whole state, from which differences can be followed without reading what came before."""
+    record = {
+        "heads": [len(rows) for rows in state.held],
+        "tokens": [rows.shape[-1] for rows in state.held],
+        "axes": [places.shape[1] for places in state.positions],
+    }
+    held = np.concatenate([NONE, *(rows.ravel() for rows in state.held)])
+    places = np.concatenate([NONE, *(p.ravel() for p in state.positions)])
+    return record, {"before.held": held.astype(np.int32), "before.positions": shrink(places)}
+
+
+def decode_checkpoint(part: Part) -> CacheState:
+    """Read what `encode_checkpoint` wrote into a step part under the key "before"."""
+    record = part.record["before"]
+    ids, values = part.read("before.held", "before.positions")
+    shapes = list(zip(record["heads"], record["tokens"], strict=True))
+    held = _cut(ids, shapes)
+    with_axes = [
+        (heads, axes, tokens) for (heads, tokens), axes in zip(shapes, record["axes"], strict=False)
+    ]
+    return CacheState(held, _cut(values, with_axes))
+
+
+def _cut(flat: Array, shapes: Sequence[tuple[int, ...]]) -> tuple[IntArray, ...]:
+    edges = np.cumsum([0, *(int(np.prod(shape)) for shape in shapes)])
+    return tuple(
+        flat[edges[i] : edges[i + 1]].reshape(shape).astype(np.int64)
+        for i, shape in enumerate(shapes)
+    )
+
+
+@dataclass(frozen=True)
+class StepDiff:
+    """The differences of one step, read from its part.
+
+    Attributes:
+        new_ids: ids that arrived, in their order.
+        heads, tokens, axes: per layer, of `held` and `positions` after the step.
+    """
+
+    new_ids: IntArray
+    heads: tuple[int, ...]
+    tokens: tuple[int, ...]
+    axes: tuple[int, ...]
+    _held: PackedRows
+    _moved: PackedRows
+    _whole: Array
+    _values: Array
+
+    @classmethod
+    def read(cls, record: Mapping[str, Any], part: Part) -> StepDiff:
+        """Read what `encode_state` wrote."""
+        new, counts, ids, moved_counts, moved_ids, whole, values = part.read(
+            "new_ids", "held.counts", "held.ids",
+            "positions.counts", "positions.ids", "positions.whole", "positions.values",
+        )  # fmt: skip
+        return cls(
+            new.astype(np.int64),
+            tuple(record["heads"]),
+            tuple(record["tokens"]),
+            tuple(record["axes"]),
+            PackedRows(counts, ids),
+            PackedRows(moved_counts, moved_ids),
+            whole,
+            values,
+        )
+
+    @cached_property
+    def arrived(self) -> IntArray:
+        """`new_ids`, sorted."""
+        return union(NONE, self.new_ids)
+
+    @cached_property
+    def _first_rows(self) -> list[int]:
+        return np.cumsum([0, *self.heads]).tolist()
+
+    @cached_property
+    def _value_starts(self) -> list[int]:
+        counts = self._moved.counts
+        moved = len(self.arrived) - counts[:, 0] + counts[:, 1]
+        moved = np.where(self._whole, np.repeat(self.tokens, self.heads), moved)
+        return np.cumsum([0, *(moved * np.repeat(self.axes, self.heads)).tolist()]).tolist()
+
+    def held(self, layer: int, head: int) -> RowDiff:
+        """One head's ids against `CacheState.pool`."""
+        return self._held[self._first_rows[layer] + head]
+
+    def whole(self, layer: int, head: int) -> bool:
+        """Whether every position of a head was written, in the order of its ids."""
+        return bool(self._whole[self._first_rows[layer] + head])
+
+    def moved(self, layer: int, head: int, row: IntArray) -> tuple[IntArray, IntArray]:
+        """Ids whose positions changed, [token], and the positions, [axis, token]; `row`: ids after the step."""
+        index = self._first_rows[layer] + head
+        ids = row if self.whole(layer, head) else decode_row(self._moved[index], self.arrived)
+        start, end = self._value_starts[index : index + 2]
+        values = self._values[start:end].astype(np.int64)
+        return ids, values.reshape(self.axes[layer], len(ids))
+
+
+def follow(state: CacheState, diffs: Sequence[StepDiff], *, positions: bool = True) -> CacheState:
+    """The state after some steps, from the state before the first of them."""
+    if not diffs:
+        return state
+    layers = [
+        _follow_layer(state, diffs, layer, positions) for layer in range(len(diffs[-1].heads))
+    ]
+    held = tuple(rows for rows, _ in layers)
+    return CacheState(held, tuple(places for _, places in layers if places is not None))
+
+
+def _follow_layer(
+    state: CacheState, diffs: Sequence[StepDiff], layer: int, positions: bool
+) -> tuple[IntArray, IntArray | None]:
+    """One layer of `follow`, on bitmaps over the ids that can occur: the cost does not grow with held x steps."""
+    rows = state.held[layer] if layer < len(state.held) else NONE[None]
+    edits = [[diff.held(layer, head) for head in range(diff.heads[layer])] for diff in diffs]
+    universe = np.unique(
+        np.concatenate(
+            [rows.ravel(), *(d.arrived for d in diffs), *(e.extra for edit in edits for e in edit)]
+        )
+    )
+    alive = np.zeros((len(rows), len(universe)), np.bool_)
+    for head, row in enumerate(rows):
+        alive[head, np.searchsorted(universe, row)] = True
+    places = state.positions[layer] if layer < len(state.positions) else None
+    stands = np.zeros(
+        (len(rows), 0 if places is None else places.shape[1], len(universe)), np.int64
+    )
+    if places is not None and positions:
+        for head, row in enumerate(rows):
+            stands[head][:, np.searchsorted(universe, row)] = places[head]
+    for diff, edit in zip(diffs, edits, strict=True):
+        heads, axes = diff.heads[layer], diff.axes[layer] if diff.axes and positions else 0
+        if heads != len(alive):
+            alive = (
+                alive.repeat(heads, 0)
+                if len(alive) == 1
+                else np.zeros((heads, alive.shape[1]), np.bool_)
+            )
+        if stands.shape[:2] != (heads, axes):
+            stands = np.zeros((heads, axes, len(universe)), np.int64)
+        alive[:, np.searchsorted(universe, diff.arrived)] = True
+        for head, row_diff in enumerate(edit):
+            alive[head, np.searchsorted(universe, row_diff.missing)] = False
+            alive[head, np.searchsorted(universe, row_diff.extra)] = True
+        for head in range(heads if axes else 0):
+            row = reorder(universe[alive[head]], edit[head]) if diff.whole(layer, head) else NONE
+            ids, values = diff.moved(layer, head, row)
+            stands[head][:, np.searchsorted(universe, ids)] = values
+    last = [reorder(universe[a], edit) for a, edit in zip(alive, edits[-1], strict=True)]
+    if not (diffs[-1].axes and positions):
+        return np.stack(last), None
+    moved = [stands[h][:, np.searchsorted(universe, row)] for h, row in enumerate(last)]
+    return np.stack(last), np.stack(moved)
