@@ -50,6 +50,7 @@ class LiveSource(FrameSource):
         self._news = threading.Condition()
         self._stop = threading.Event()
         self._ended = False
+        self._heard_s = 0.0
         self._why: str | None = None
         self._failure: BaseException | None = None
         self._thread: threading.Thread | None = None
@@ -63,8 +64,8 @@ class LiveSource(FrameSource):
 
     def close(self) -> None:
         """Stop reading and free the device; a read that is under way ends in the background."""
+        self._end()
         super().close()
-        self._stop.set()
         if self._thread is None:
             self._container.close()
         else:
@@ -74,6 +75,7 @@ class LiveSource(FrameSource):
         if self._thread is not None:
             raise VideoError(f"{self.name} is live and was read already: open it again.")
         self._thread = threading.Thread(target=self._read, name=f"read {self.name}", daemon=True)
+        self._heard_s = time.monotonic()
         self._thread.start()
         last_s = 0.0
         try:
@@ -85,12 +87,17 @@ class LiveSource(FrameSource):
 
     def _next_picture(self, last_s: float) -> tuple[float, Picture] | None:
         with self._news:
-            heard = self._news.wait_for(lambda: self._waiting or self._ended, self._timeout_s)
+            silent = False
+            while not (self._waiting or self._ended or silent):
+                # The silence of the input counts, not that of a slow sampling rate.
+                patience_s = self._heard_s + self._timeout_s - time.monotonic()
+                silent = patience_s <= 0
+                self._news.wait(max(0.0, patience_s))
             if self._waiting:
                 return self._waiting.popleft()
         if self._failure is not None:
             raise self._failure
-        why = self._why if heard else f"no frame came for {self._timeout_s:g} s"
+        why = f"no frame came for {self._timeout_s:g} s" if silent else self._why
         if why is not None:
             self.damage = f"{self.name} stopped after {last_s:.2f} s: {why}."
         return None
@@ -105,9 +112,7 @@ class LiveSource(FrameSource):
             self._failure = error
         finally:
             self._container.close()
-            with self._news:
-                self._ended = True
-                self._news.notify_all()
+            self._end()
 
     def _read_until_end(self) -> str | None:
         options = self.options
@@ -123,12 +128,19 @@ class LiveSource(FrameSource):
                 why = entry.why
                 continue
             why = "the input ended"
+            self._heard_s = time.monotonic()
             raw_s = presented_s(entry)
-            time_s = clock.stamp(time.monotonic() - began if raw_s is None else raw_s)
+            time_s = clock.stamp(self._heard_s - began if raw_s is None else raw_s)
             if grid.takes(time_s):
                 image = upright(entry, max_side_px=options.max_side_px, pixel_aspect=aspect)
                 self._queue(time_s, image)
         return why
+
+    def _end(self) -> None:
+        self._stop.set()
+        with self._news:
+            self._ended = True
+            self._news.notify_all()
 
     def _queue(self, time_s: float, image: Picture) -> None:
         with self._news:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from itertools import islice
 from types import TracebackType
@@ -141,10 +141,14 @@ class FrameSource(ABC):
         return None
 
     def close(self) -> None:
-        """Stop a running iteration and free what the source holds; closing twice is fine."""
+        """Stop a running iteration and free what the source holds; closing twice is fine.
+
+        An iteration that runs in another thread ends before its next frame.
+        """
         self._closed = True
         if self._running is not None:
-            self._running.close()
+            with suppress(ValueError):  # A generator that another thread is inside of.
+                self._running.close()
             self._running = None
 
     def __enter__(self) -> Self:
@@ -182,6 +186,8 @@ class FrameSource(ABC):
         first: Picture | None = None
         with closing(self._pictures()) as pictures:
             for index, (time_s, image) in enumerate(islice(pictures, self.options.max_frames)):
+                if self._closed:
+                    return
                 first = image if first is None else first
                 yield Frame(letterbox(image, first.shape[:2]), index, time_s)
         if first is None:
