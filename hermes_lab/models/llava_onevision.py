@@ -22,7 +22,7 @@ class LlavaOnevision(FixedFrames):
     fallback_template: ClassVar[str] = (
         "{% for m in messages %}<|im_start|>{{ m['role'] }} "
         "{% for part in m['content'] %}{% if part['type'] == 'video' %}<video>{% endif %}{% endfor %}"
-        "{% for part in m['content'] %}{% if part['type'] == 'text' %}\n{{ part['text'] }}{% endif %}"
+        "{% for part in m['content'] %}{% if part['type'] == 'text' %}{{ '\n' + part['text'] }}{% endif %}"
         "{% endfor %}<|im_end|>{% endfor %}"
         "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
     )
