@@ -19,7 +19,7 @@ import torch
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from hermes_lab.errors import LabError
 from hermes_lab.models.base import Adapter, Segment
@@ -35,11 +35,20 @@ def random_twin(adapter: A, seed: int) -> A:
     model = adapter.model
     assert isinstance(model, PreTrainedModel)
     reference = next(model.parameters())
+    config = copy.deepcopy(model.config)
+    _stock_attention(config)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        twin = type(model)(copy.deepcopy(model.config))
+        twin = type(model)(config)
     twin = twin.to(device=reference.device, dtype=reference.dtype).eval().requires_grad_(False)
     return replace(adapter, model=twin, name=f"{adapter.name} (random weights, seed {seed})")
+
+
+def _stock_attention(config: PretrainedConfig) -> None:
+    """Undo what the engine wrote into a configuration, so that the twin is prepared like any fresh model."""
+    for part in (config, *(getattr(config, name, None) for name in config.sub_configs)):
+        if isinstance(part, PretrainedConfig):
+            part._attn_implementation = "sdpa"
 
 
 def permuted_twin(adapter: A, seed: int, *, keep_vision: bool = True) -> A:
@@ -104,27 +113,40 @@ def shuffle_cells(frames: Sequence[Frame], rows: int, cols: int, seed: int) -> l
     return out
 
 
-def shuffle_segment(
-    segment: Segment, seed: int, *, within: Literal["frame", "segment"] = "frame"
-) -> Segment:
-    """Visual embeddings permuted among the places of their frame, or of the whole segment.
+def shuffle_segments(
+    segments: Sequence[Segment], seed: int, *, within: Literal["frame", "stream"] = "frame"
+) -> list[Segment]:
+    """Visual embeddings of a stream permuted among the places of their frame, or of the whole stream.
 
     Positions, roles and cells stay; content and the vision tower's marks of place move. A rhythm that
-    survives comes from the decoder's positions alone.
+    survives the first, or a forgetting curve that survives the second, comes from positions alone.
     """
     rng = np.random.default_rng(seed)
-    order = np.arange(len(segment))
-    visual = segment.role == Role.VISUAL
-    groups = [visual & (segment.frame == f) for f in np.unique(segment.frame[visual])]
+    starts = np.cumsum([0, *(len(s) for s in segments)])
+    visual = np.concatenate([s.role == Role.VISUAL for s in segments])
+    frame = np.concatenate(
+        [
+            np.where(s.frame >= 0, s.frame + start, -1)
+            for s, start in zip(segments, starts, strict=False)
+        ]
+    )  # a segment's start keeps its frames apart from those of other segments
+    order = np.arange(starts[-1])
+    groups = [visual & (frame == f) for f in np.unique(frame[visual])]
     for group in groups if within == "frame" else [visual]:
         places = np.flatnonzero(group)
         order[places] = rng.permutation(places)
-    index = torch.as_tensor(order, device=segment.embeds.device)
-    return replace(
-        segment,
-        embeds=segment.embeds[index],
-        deepstack=tuple(extra[index.to(extra.device)] for extra in segment.deepstack),
-    )
+
+    def mixed(parts: Sequence[Tensor]) -> list[Tensor]:
+        whole = torch.cat(list(parts))
+        return list(whole[torch.as_tensor(order, device=whole.device)].split(lengths))
+
+    lengths = [len(s) for s in segments]
+    embeds = mixed([s.embeds for s in segments])
+    deep = [mixed(list(layer)) for layer in zip(*(s.deepstack for s in segments), strict=True)]
+    return [
+        replace(s, embeds=embeds[i], deepstack=tuple(layer[i] for layer in deep))
+        for i, s in enumerate(segments)
+    ]
 
 
 # --- arithmetic --------------------------------------------------------------------------------

@@ -126,7 +126,7 @@ def random_rhythm(side, *, still, seeds=4):
     for seed in range(seeds):
         twin = nulls.random_twin(base, seed)
         segment = segment_of(twin, clip(seed, still=still))
-        both = (segment, nulls.shuffle_segment(segment, seed))
+        both = (segment, *nulls.shuffle_segments([segment], seed))
         pairs.append([periodicity.periodicity(attention(twin, s.embeds)).acf.mean() for s in both])
     return np.array(pairs)
 
@@ -171,7 +171,7 @@ def test_cell_shuffle_moves_content_but_segment_shuffle_moves_anchors_too(adapte
         PLANT.anchor_share, rel=0.05
     )
     segment = segment_of(adapter, frames)
-    mixed = nulls.shuffle_segment(segment, seed=0)
+    (mixed,) = nulls.shuffle_segments([segment], seed=0)
     share = periodicity.anchor_share(attention(adapter, mixed.embeds), PLANT.slot)[-1, 0]
     assert share == pytest.approx(1.0, abs=0.6)
     for f in range(FRAMES):
@@ -181,10 +181,24 @@ def test_cell_shuffle_moves_content_but_segment_shuffle_moves_anchors_too(adapte
     assert np.array_equal(mixed.row, segment.row)
 
 
-def test_segment_shuffle_over_everything_leaves_positional_recency(adapter):
-    segment = nulls.shuffle_segment(segment_of(adapter, clip()), 0, within="segment")
-    fit = recency.fit_recency(recency.age_profile(attention(adapter, segment.embeds)))
+def test_content_shuffle_over_the_stream_leaves_positional_recency(adapter):
+    frames = clip()
+    parts = [segment_of(adapter, frames[:10]), segment_of(adapter, frames[10:])]
+    mixed = torch.cat([s.embeds for s in nulls.shuffle_segments(parts, 0, within="stream")])
+    before = torch.cat([s.embeds for s in parts])
+    assert torch.equal(mixed.sum(1).sort().values, before.sum(1).sort().values)
+    fit = recency.fit_recency(recency.age_profile(attention(adapter, mixed)))
     assert fit.rate[0, 0] == pytest.approx(PLANT.rates_per_frame[0], rel=0.02)
+
+
+def test_patch_shuffle_over_several_chunks_stays_within_frames(adapter):
+    frames = clip(frames=6)
+    parts = [segment_of(adapter, frames[:2]), segment_of(adapter, frames[2:])]
+    mixed = torch.cat([s.embeds for s in nulls.shuffle_segments(parts, 0)])
+    before = torch.cat([s.embeds for s in parts])
+    for a, b in zip(mixed.split(16), before.split(16), strict=True):
+        assert not torch.equal(a, b)
+        assert torch.equal(a.sum(1).sort().values, b.sum(1).sort().values)
 
 
 def test_position_only_is_the_mean_over_all_orders_of_content():
