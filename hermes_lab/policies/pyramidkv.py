@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from hermes_lab.policies.base import setting
+from hermes_lab.policies.scoring import whole
 from hermes_lab.policies.snapkv import SnapKV
 
 
@@ -38,12 +39,3 @@ class PyramidKV(SnapKV):
         high = 2 * spare - low
         exact = [high - (high - low) * layer / (layers - 1) for layer in range(layers)]
         return [self.window_tokens + b for b in whole(exact, layers * spare)]
-
-
-def whole(exact: list[float], total: int) -> list[int]:
-    """Whole numbers nearest to `exact` with exactly the given total (largest remainders first, lower layers on ties)."""
-    floors = [int(value) for value in exact]
-    order = sorted(range(len(exact)), key=lambda i: (floors[i] - exact[i], i))
-    for i in order[: max(0, total - sum(floors))]:
-        floors[i] += 1
-    return floors

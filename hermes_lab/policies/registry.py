@@ -57,6 +57,16 @@ BUILTIN: dict[str, str] = {
     "oracle": "oracle:Oracle",
     "every_nth": "gates:EveryNth",
     "merge_similar": "gates:MergeSimilar",
+    "instant": "wrap:Instant",
+    "with_budget": "wrap:WithBudget",
+    "with_summary": "wrap:WithSummary",
+    "with_positions": "wrap:WithPositions",
+    "shared_heads": "wrap:SharedHeads",
+    "prefiltered": "prefiltered:Prefiltered",
+    "banded": "several:Banded",
+    "layered": "several:Layered",
+    "composed": "composed:Composed",
+    "kvpress": "kvpress:KVPress",
 }
 
 _log = logging.getLogger(__name__)

@@ -75,3 +75,17 @@ def average_pool(values: Float[Tensor, "head token"], kernel: int) -> Float[Tens
     if values.shape[-1] == 0 or kernel == 1:
         return values
     return torch.nn.functional.avg_pool1d(values, kernel, stride=1, padding=kernel // 2)
+
+
+def whole(exact: list[float], total: int) -> list[int]:
+    """Whole numbers nearest to `exact` with exactly the given total (largest remainders first, lower layers on ties)."""
+    floors = [int(value) for value in exact]
+    order = sorted(range(len(exact)), key=lambda i: (floors[i] - exact[i], i))
+    for i in order[: max(0, total - sum(floors))]:
+        floors[i] += 1
+    return floors
+
+
+def band_of(layer: int, layers: int) -> int:
+    """0 for shallow layers, 1 for middle ones, 2 for deep ones, at HERMES' edges of a tenth and seven tenths of the depth."""
+    return int(layer >= layers // 10) + int(layer >= 7 * layers // 10)
