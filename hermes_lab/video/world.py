@@ -14,6 +14,8 @@ from hermes_lab.video.source import ReadOptions
 _DEFAULT_SEED = 0
 _DEFAULT_FRAMES = 64
 
+Setting = int | float | str
+
 
 class _World(Protocol):
     def frame(self, t: int) -> Picture: ...
@@ -33,38 +35,42 @@ class WorldSource(SpacedSource):
             yield as_rgb(self._world.frame(t), f"frame {t} of {self.name}")
 
 
-def parse_world(spec: str) -> dict[str, int | str]:
-    """Read `world:seed=7,frames=120,camera=NAME`; seed and frames have defaults (0 and 64).
+_KINDS: dict[str, type[int] | type[float] | type[str]] = {
+    "seed": int,
+    "frames": int,
+    "camera": str,
+    "density": float,
+}
+
+
+def parse_world(spec: str) -> dict[str, Setting]:
+    """Read `world:seed=7,frames=120,camera=pan,density=1.5`; seed and frames have defaults (0, 64).
 
     Raises:
         VideoError: an entry is not `name=value`, the name is unknown, or a number is no number.
     """
-    settings: dict[str, int | str] = {"seed": _DEFAULT_SEED, "frames": _DEFAULT_FRAMES}
+    settings: dict[str, Setting] = {"seed": _DEFAULT_SEED, "frames": _DEFAULT_FRAMES}
     for entry in filter(None, spec.removeprefix("world:").split(",")):
         name, _, value = (part.strip() for part in entry.partition("="))
-        if name not in ("seed", "frames", "camera") or not value:
+        kind = _KINDS.get(name)
+        if kind is None or not value:
             raise VideoError(
                 f"{entry!r} in {spec!r} is not understood: write world:seed=7,frames=120 "
-                "(and camera=NAME if wanted)."
+                "(and camera=NAME or density=NUMBER if wanted)."
             )
-        if name == "camera":
-            settings[name] = value
-        elif value.isdecimal():
-            settings[name] = int(value)
-        else:
-            raise VideoError(f"{name} in {spec!r} is {value!r}: give a whole number of 0 or more.")
-    if settings["frames"] == 0:
-        raise VideoError(f"{spec!r} asks for 0 frames: give at least 1.")
+        try:
+            settings[name] = kind(value)
+        except ValueError as error:
+            wanted = "a whole number" if kind is int else "a number"
+            raise VideoError(f"{name} in {spec!r} is {value!r}: give {wanted}.") from error
     return settings
 
 
-def _generate(spec: str, settings: dict[str, int | str]) -> _World:
+def _generate(spec: str, settings: dict[str, Setting]) -> _World:
     try:
         worlds = importlib.import_module("hermes_lab.worlds")
-        return cast("_World", worlds.World.generate(**settings))
-    except (ImportError, AttributeError) as error:
+    except ImportError as error:
         raise VideoError(
             f"{spec!r} cannot be shown: this installation has no procedural worlds ({error})."
         ) from error
-    except (TypeError, ValueError) as error:
-        raise VideoError(f"{spec!r} cannot be generated: {error}.") from error
+    return cast("_World", worlds.World.generate(**settings))
