@@ -251,7 +251,7 @@ def run(
         max_frames, dtype, device, device_map, seed,
     )  # fmt: skip
     work = Run(*made, questions, max_new_tokens, show=not (as_json or quiet))
-    _say_domain(work)
+    _say_domain(work, source)
     with work.session:
         work.stream(chunk_frames)
     problem = work.problem or work.source.damage
@@ -300,11 +300,11 @@ def _prepare(
     return session, frames
 
 
-def _say_domain(work: Run) -> None:
+def _say_domain(work: Run, source: str) -> None:
     from hermes_lab import pocket
 
     for note in pocket.cautions(
-        work.session.lab.name, work.source.kind, work.source.name, work.source.estimated_frames
+        work.session.lab.name, work.source.kind, source, work.source.estimated_frames
     ):
         errors.print(f"[yellow]Note:[/] {note}", soft_wrap=True)
 
