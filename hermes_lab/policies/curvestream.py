@@ -34,7 +34,7 @@ class CurveStream(Policy):
 
     With unit features F_t: motion M_t = 1 - cos(F_t, F_t-1), curvature C_t = 1 - cos(F_t-1 - F_t-2, F_t - F_t-1), score
     M_t + λ C_t from the fourth frame on. Against a running mean μ and deviation σ: from μ + k₂ σ up a frame is admitted
-    whole, from μ + k₁ σ up coarsely, else dropped. Source: CurveStream (arXiv 2603.19571), §3 and appendix F.
+    whole, from μ + k₁ σ up coarsely, else dropped. Source: CurveStream (arXiv 2603.19571), appendix F.
 
     Deviations: features are means of the model's own vision tower, not DINOv2; a coarse frame averages cells of the token
     grid, where the original encodes it again at 224 x 224 pixels; the KV of admitted frames is reused, where the original
@@ -56,7 +56,7 @@ class CurveStream(Policy):
 
     name: ClassVar[str] = "curvestream"
     title: ClassVar[str] = "frames where the feature curve turns, newest first out last"
-    source: ClassVar[str] = "arXiv 2603.19571, §3"
+    source: ClassVar[str] = "CurveStream (arXiv 2603.19571)"
     licence: ClassVar[str] = "none published"
     needs: ClassVar[frozenset[Need]] = frozenset({Need.FEATURES})
     granularity: ClassVar[str] = "frame"

@@ -28,7 +28,7 @@ class DSCache(Policy):
 
     The cumulative cache slides over whole frames. The instant cache is made at the question: the last frames are
     prefilled again with only the system prompt before them, so that old context does not leak into them; their cached
-    versions are hidden. Source: DSCache (arXiv 2605.01858), §3.
+    versions are hidden. Source: DSCache (arXiv 2605.01858).
 
     Deviation: the last frames are re-read at the resolution they came in (the released scripts double it for Qwen2.5-VL).
     """
@@ -45,7 +45,7 @@ class DSCache(Policy):
 
     name: ClassVar[str] = "dscache"
     title: ClassVar[str] = "sliding cache of frames, last frames read afresh"
-    source: ClassVar[str] = "arXiv 2605.01858, §3"
+    source: ClassVar[str] = "DSCache (arXiv 2605.01858)"
     licence: ClassVar[str] = "no licence file"
     granularity: ClassVar[str] = "frame"
     default_positions: ClassVar[str] = "eager"

@@ -29,7 +29,7 @@ class FluxMem(Policy):
 
     Temporal (TAS): s⁻ and s⁺ are 1 - the largest cosine to the 3 x 3 neighbourhood in the previous and the next frame; a
     token stays if either reaches its threshold. Spatial (SDC): neighbours on the grid closer than a threshold form
-    components; each becomes its mean, at the member nearest to it. Source: FluxMem (arXiv 2603.02096), §3.
+    components; each becomes its mean, at the member nearest to it. Source: FluxMem (arXiv 2603.02096).
 
     Deviations: reductions happen on arrival and their KV is reused, where the original reduces frames as they age and
     prefills all of them at the question. So there is no middle tier (the paper ablates that: "short + long", 77.0 against
@@ -48,7 +48,7 @@ class FluxMem(Policy):
 
     name: ClassVar[str] = "fluxmem"
     title: ClassVar[str] = "novel against neighbouring frames, merged within a frame"
-    source: ClassVar[str] = "arXiv 2603.02096, §3"
+    source: ClassVar[str] = "FluxMem (arXiv 2603.02096)"
     licence: ClassVar[str] = "Apache-2.0"
 
     def admit(self, arrival: Arrival, memory: dict[str, Any]) -> Admission | None:

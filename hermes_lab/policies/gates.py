@@ -89,7 +89,7 @@ class MergeSimilar(Policy):
 
     name: ClassVar[str] = "merge_similar"
     title: ClassVar[str] = "average consecutive frames that look alike"
-    source: ClassVar[str] = "arXiv 2508.15717, input filter"
+    source: ClassVar[str] = "StreamMem (arXiv 2508.15717), input filter"
     licence: ClassVar[str] = "none published"
     granularity: ClassVar[str] = "frame"
     needs: ClassVar[frozenset[Need]] = frozenset({Need.FEATURES})

@@ -20,12 +20,12 @@ class H2O(Policy):
     """Keep heavy hitters: tokens with the largest attention received, summed over the whole stream.
 
     s_j = Σ_i a_ij / (number of queries i that saw j), mean over the query heads of a KV group; sum and count are
-    carried with each survivor. Source: H2O (arXiv 2306.14048), §4, in the averaged form of kvpress' ObservedAttention.
+    carried with each survivor. Source: H2O (arXiv 2306.14048), in the averaged form of kvpress' ObservedAttention.
     """
 
     average: bool = setting(
         True,
-        "Divide by the number of queries that saw the token (kvpress 0.5); False: the bare sum of the paper's Algorithm 1.",
+        "Divide by the number of queries that saw the token (kvpress 0.5); False: the bare sum of the paper.",
     )
     recent_share: float = setting(
         0.0,
@@ -36,8 +36,8 @@ class H2O(Policy):
 
     name: ClassVar[str] = "h2o"
     title: ClassVar[str] = "most attention received so far"
-    source: ClassVar[str] = "arXiv 2306.14048, §4"
-    licence: ClassVar[str] = "Apache-2.0 (kvpress); the authors' code is MIT"
+    source: ClassVar[str] = "H2O (arXiv 2306.14048)"
+    licence: ClassVar[str] = "Apache-2.0 (kvpress)"
     needs: ClassVar[frozenset[Need]] = frozenset({Need.RECEIVED_ATTENTION})
     per_head: ClassVar[bool] = True
 

@@ -20,7 +20,7 @@ class InfiniPotV(Policy):
 
     With C the tokens that stay, p those of a frame and r recent frames: TaR gives a past token j the score
     -mean over recent frames t of cos(k_j, k_t at the cell of j); all r p recent tokens and the best (α C - r p) past
-    ones stay; VaN, ‖v_j‖₂, fills the rest. Source: InfiniPot-V (arXiv 2506.15745), §4.
+    ones stay; VaN, ‖v_j‖₂, fills the rest. Source: InfiniPot-V (arXiv 2506.15745).
 
     Not offered: the layer-adaptive pooling of VaN, which the released scripts switch off and which needs whole frames.
     """
@@ -51,7 +51,7 @@ class InfiniPotV(Policy):
 
     name: ClassVar[str] = "infinipot_v"
     title: ClassVar[str] = "unlike recent frames (TaR), then large values (VaN)"
-    source: ClassVar[str] = "arXiv 2506.15745, §4"
+    source: ClassVar[str] = "InfiniPot-V (arXiv 2506.15745)"
     licence: ClassVar[str] = "no licence file"
     needs: ClassVar[frozenset[Need]] = frozenset({Need.KEYS, Need.VALUES})
     per_head: ClassVar[bool] = True

@@ -15,12 +15,12 @@ from hermes_lab.policies.scoring import by_head, keys_of
 class KeyDiff(Policy):
     """Keep distinctive keys: s_j = -cos(k_j, mean over j of k_j / ‖k_j‖), each KV head on its own.
 
-    The paper compresses after blocks of 128 tokens; here a block is a chunk. Source: KeyDiff (arXiv 2504.15364), §3.
+    The paper compresses after blocks of 128 tokens; here a block is a chunk. Source: KeyDiff (arXiv 2504.15364).
     """
 
     name: ClassVar[str] = "keydiff"
     title: ClassVar[str] = "keys unlike the average key"
-    source: ClassVar[str] = "arXiv 2504.15364, §3"
+    source: ClassVar[str] = "KeyDiff (arXiv 2504.15364)"
     licence: ClassVar[str] = "Apache-2.0 (kvpress)"
     needs: ClassVar[frozenset[Need]] = frozenset({Need.KEYS})
     per_head: ClassVar[bool] = True

@@ -11,11 +11,11 @@ from hermes_lab.policies.scoring import by_head, keys_of
 
 @dataclass(frozen=True, kw_only=True)
 class Knorm(Policy):
-    """Keep the tokens with the smallest key norm: s_j = -‖k_j‖₂. Source: arXiv 2406.11430, §3."""
+    """Keep the tokens with the smallest key norm: s_j = -‖k_j‖₂. Source: arXiv 2406.11430."""
 
     name: ClassVar[str] = "knorm"
     title: ClassVar[str] = "smallest key norm"
-    source: ClassVar[str] = "arXiv 2406.11430, §3"
+    source: ClassVar[str] = "L2-norm (arXiv 2406.11430)"
     licence: ClassVar[str] = "Apache-2.0 (kvpress)"
     needs: ClassVar[frozenset[Need]] = frozenset({Need.KEYS})
     per_head: ClassVar[bool] = True

@@ -19,7 +19,7 @@ class LagKV(Policy):
 
     Per channel, a token is scaled by the minimum and maximum of the *following* partition; its score is the standard
     deviation over channels, softmaxed over the partition, mean of keys and values. Sinks and the last partition (which
-    has no follower) stay. Source: LagKV (arXiv 2504.04704), §3.
+    has no follower) stay. Source: LagKV (arXiv 2504.04704).
     """
 
     sink_tokens: int = setting(4, "Oldest video tokens that always stay (kvpress 0.5).", minimum=0)
@@ -33,7 +33,7 @@ class LagKV(Policy):
 
     name: ClassVar[str] = "lagkv"
     title: ClassVar[str] = "spread of keys and values relative to the next partition"
-    source: ClassVar[str] = "arXiv 2504.04704, §3"
+    source: ClassVar[str] = "LagKV (arXiv 2504.04704)"
     licence: ClassVar[str] = "Apache-2.0 (kvpress)"
     needs: ClassVar[frozenset[Need]] = frozenset({Need.KEYS, Need.VALUES})
     per_head: ClassVar[bool] = True

@@ -30,7 +30,7 @@ class LiveVLM(Policy):
     S_j is the mean attention of the last visual queries. The candidates are cut into N buckets of `bucket_tokens` places
     (N · B = the long-term budget M): the best `free_share` · M tokens stay wherever they are, the others follow in
     order of score as long as their bucket is not full. A question reads the best `recall_share` of pages of `page_tokens`
-    tokens, scored by the attention of its queries on mean un-rotated keys. Source: LiveVLM (arXiv 2505.15269), §3.
+    tokens, scored by the attention of its queries on mean un-rotated keys. Source: LiveVLM (arXiv 2505.15269).
 
     Not disclosed in the paper: the number of queries (here those of the newest frame), `free_share`, and the size of the
     short-term memory, here a share of the budget so that all methods hold as many tokens.
@@ -52,7 +52,7 @@ class LiveVLM(Policy):
 
     name: ClassVar[str] = "livevlm"
     title: ClassVar[str] = "attention of the newest frame, spread over buckets"
-    source: ClassVar[str] = "arXiv 2505.15269, §3"
+    source: ClassVar[str] = "LiveVLM (arXiv 2505.15269)"
     licence: ClassVar[str] = "none published"
     needs: ClassVar[frozenset[Need]] = frozenset({Need.CHUNK_ATTENTION, Need.KEYS})
     recalls: ClassVar[bool] = True

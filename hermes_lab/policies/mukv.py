@@ -20,7 +20,7 @@ class MuKV(Policy):
     """Score every block of new tokens once, in the last layer, and use that score in all layers.
 
     s_j = α minmax(a_j) + (1 - α) minmax(f_j): a_j is the attention received from the chunk, mean over heads; f_j
-    the high-frequency energy of the block's keys, mean over heads, along the token axis. Source: MuKV (arXiv 2605.22269), §3.
+    the high-frequency energy of the block's keys, mean over heads, along the token axis. Source: MuKV (arXiv 2605.22269).
 
     Deviations: one granularity instead of three, the budget is fixed instead of a ratio per block, blocks see the cache
     and not only the first prompt, and the retrieval of blocks at the question is left to `rekv`.
@@ -42,7 +42,7 @@ class MuKV(Policy):
 
     name: ClassVar[str] = "mukv"
     title: ClassVar[str] = "attention received and high-frequency keys of the last layer"
-    source: ClassVar[str] = "arXiv 2605.22269, §3"
+    source: ClassVar[str] = "MuKV (arXiv 2605.22269)"
     licence: ClassVar[str] = "no licence file"
     needs: ClassVar[frozenset[Need]] = frozenset({Need.RECEIVED_ATTENTION, Need.KEYS})
 

@@ -24,7 +24,7 @@ class Oracle(Policy):
 
     name: ClassVar[str] = "oracle"
     title: ClassVar[str] = "attention of the future question (upper bound)"
-    source: ClassVar[str] = "arXiv 2508.15717, ablation of the query"
+    source: ClassVar[str] = "StreamMem (arXiv 2508.15717), ablation of the query"
     needs: ClassVar[frozenset[Need]] = frozenset({Need.GUIDANCE})
     evaluation_only: ClassVar[bool] = True
     attention_detail: ClassVar[Literal["rows", "heads", "mean"]] = "mean"

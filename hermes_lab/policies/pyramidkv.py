@@ -15,7 +15,7 @@ class PyramidKV(SnapKV):
     """Give lower layers more of the same total budget; score as SnapKV.
 
     With C the mean budget and w the window: b_min = (C - w) / β in the last layer, b_max = 2 (C - w) - b_min in the
-    first, linear between, plus w in each. Source: PyramidKV (arXiv 2406.02069), §3.
+    first, linear between, plus w in each. Source: PyramidKV (arXiv 2406.02069).
     """
 
     beta: float = setting(
@@ -26,7 +26,7 @@ class PyramidKV(SnapKV):
 
     name: ClassVar[str] = "pyramidkv"
     title: ClassVar[str] = "SnapKV with budgets that shrink with depth"
-    source: ClassVar[str] = "arXiv 2406.02069, §3"
+    source: ClassVar[str] = "PyramidKV (arXiv 2406.02069)"
 
     def budgets(self, layers: int) -> list[int] | None:
         """Linear in depth with the total `layers * budget_tokens`; equal where the window alone fills the budget."""

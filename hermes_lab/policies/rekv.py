@@ -20,7 +20,7 @@ class ReKV(Policy):
 
     For each layer, frame b scores q̄ · r_b: q̄ is the mean un-rotated query of the question, r_b the mean un-rotated
     key of the frame, heads concatenated. The retrieved frames stand in order and are renumbered without gaps.
-    Source: ReKV (arXiv 2503.00540), §3.
+    Source: ReKV (arXiv 2503.00540).
 
     Deviation: evicted frames leave the window after a chunk, and the window's own positions are compacted, where the
     original gives tokens beyond its window one constant distance.
@@ -42,7 +42,7 @@ class ReKV(Policy):
 
     name: ClassVar[str] = "rekv"
     title: ClassVar[str] = "everything stored, best frames retrieved at the question"
-    source: ClassVar[str] = "arXiv 2503.00540, §3"
+    source: ClassVar[str] = "ReKV (arXiv 2503.00540)"
     licence: ClassVar[str] = "no licence file"
     needs: ClassVar[frozenset[Need]] = frozenset({Need.KEYS})
     archives: ClassVar[bool] = True

@@ -266,7 +266,7 @@ class Banded(PerLayer):
 
     name: ClassVar[str] = "banded"
     title: ClassVar[str] = "a policy for each band of layers"
-    source: ClassVar[str] = "arXiv 2601.14724, §3.1 (the bands)"
+    source: ClassVar[str] = "HERMES (arXiv 2601.14724), §3.1 (the bands)"
 
     def __post_init__(self) -> None:
         super().__post_init__()

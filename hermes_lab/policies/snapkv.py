@@ -17,7 +17,7 @@ class SnapKV(Policy):
     """Keep the tokens that an observation window of the newest queries attends to, and the window itself.
 
     s_j = avgpool(mean over the window's queries of a_ij), mean over the query heads of a KV group. The window is
-    made of the chunk's last visual tokens, since a stream has no question yet. Source: SnapKV (arXiv 2404.14469), §4.
+    made of the chunk's last visual tokens, since a stream has no question yet. Source: SnapKV (arXiv 2404.14469).
     """
 
     window_tokens: int = setting(
@@ -29,7 +29,7 @@ class SnapKV(Policy):
 
     name: ClassVar[str] = "snapkv"
     title: ClassVar[str] = "attention of the newest queries, pooled"
-    source: ClassVar[str] = "arXiv 2404.14469, §4"
+    source: ClassVar[str] = "SnapKV (arXiv 2404.14469)"
     licence: ClassVar[str] = "Apache-2.0 (kvpress)"
     needs: ClassVar[frozenset[Need]] = frozenset({Need.CHUNK_ATTENTION})
     per_head: ClassVar[bool] = True

@@ -30,7 +30,7 @@ class StreamingVLM(Policy):
 
     The limit is in seconds; a budget, if set, cuts the oldest of what would stay. The original model is fine-tuned for
     this cache; here only the cache is used. The protected system prompt is not counted among the first text.
-    Source: StreamingVLM (arXiv 2510.09608), §3.
+    Source: StreamingVLM (arXiv 2510.09608).
     """
 
     sink_text_tokens: int = setting(512, "First text tokens that stay (paper).", minimum=0)
@@ -39,7 +39,7 @@ class StreamingVLM(Policy):
 
     name: ClassVar[str] = "streaming_vlm"
     title: ClassVar[str] = "first text, recent text, vision of the last seconds"
-    source: ClassVar[str] = "arXiv 2510.09608, §3"
+    source: ClassVar[str] = "StreamingVLM (arXiv 2510.09608)"
     licence: ClassVar[str] = "MIT"
     needs: ClassVar[frozenset[Need]] = frozenset()
     default_positions: ClassVar[str] = "eager"

@@ -34,7 +34,7 @@ class StreamingTOM(Policy):
     A token is static if its features have a cosine above τ to the same cell of the frame before. The static share
     ⌊G · n_static / n⌋ goes to density-peak centres of the static tokens, merged with their members; the rest to the dynamic
     tokens of largest saliency. A group is a frame; its mean cached key is matched by cosine with the question's mean
-    query. Source: StreamingTOM (arXiv 2510.18269), §3.
+    query. Source: StreamingTOM (arXiv 2510.18269).
 
     Deviations: positions are compacted with the window, where the original keeps them; features and embeddings are
     clustered and merged apart (features decide, decoder embeddings are averaged).
@@ -71,7 +71,7 @@ class StreamingTOM(Policy):
 
     name: ClassVar[str] = "streamingtom"
     title: ClassVar[str] = "G tokens a frame, 4-bit groups retrieved at the question"
-    source: ClassVar[str] = "arXiv 2510.18269, §3"
+    source: ClassVar[str] = "StreamingTOM (arXiv 2510.18269)"
     licence: ClassVar[str] = "no licence file seen"
     needs: ClassVar[frozenset[Need]] = frozenset({Need.FEATURES, Need.SALIENCY, Need.KEYS})
     archives: ClassVar[bool] = True

@@ -44,7 +44,7 @@ class StreamKV(Policy):
     π_b = softmax over frames b of cos(mean query, mean un-rotated key of b). Sorted downwards, layer l keeps the
     fewest frames whose π reach p; one p for all layers is searched so that the total budget is used. Frames of the
     open segment stay; a segment ends where adjacent frames' features differ. A question reads the best frames of each
-    layer by the same match. Source: StreamKV (arXiv 2511.07278), §3.
+    layer by the same match. Source: StreamKV (arXiv 2511.07278).
 
     Deviations: the budget is fixed (the paper keeps a share of every segment); the summary frame of each segment is not
     built (compose with `with_summary`); every layer recalls the same number of frames (the paper shares these by top-p
@@ -68,7 +68,7 @@ class StreamKV(Policy):
 
     name: ClassVar[str] = "streamkv"
     title: ClassVar[str] = "frames that match a prompt, budgets by global top-p"
-    source: ClassVar[str] = "arXiv 2511.07278, §3"
+    source: ClassVar[str] = "StreamKV (arXiv 2511.07278)"
     licence: ClassVar[str] = "none published"
     needs: ClassVar[frozenset[Need]] = frozenset(
         {Need.GUIDANCE, Need.QUERIES, Need.KEYS, Need.FEATURES}

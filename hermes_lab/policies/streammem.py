@@ -31,7 +31,7 @@ class StreamMem(Policy):
 
     s_j is the attention of the turn-boundary tokens, mean over heads and rows (the paper leaves the aggregation
     open). With α_j = s_j / Σ over its frame, a frame's prototype is (Σ α_j k_j, Σ α_j v_j), placed at the frame.
-    Source: StreamMem (arXiv 2508.15717), §3.
+    Source: StreamMem (arXiv 2508.15717).
 
     Deviations: prototypes count within the budget, so that budgets compare; they are made for the frames of the newest
     chunk, at most `clip_frames` (feed chunks of that many: slots are held for them), and later are tokens like any
@@ -52,7 +52,7 @@ class StreamMem(Policy):
 
     name: ClassVar[str] = "streammem"
     title: ClassVar[str] = "attention of the chat template, frame prototypes"
-    source: ClassVar[str] = "arXiv 2508.15717, §3"
+    source: ClassVar[str] = "StreamMem (arXiv 2508.15717)"
     licence: ClassVar[str] = "none published"
     needs: ClassVar[frozenset[Need]] = frozenset(
         {Need.GUIDANCE, Need.KEYS, Need.VALUES, Need.FEATURES}

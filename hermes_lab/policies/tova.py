@@ -14,12 +14,12 @@ class Tova(Policy):
     """Keep the tokens that the newest query attends to, averaged over all heads: s_j = mean_h a_last,j.
 
     The newest query is the chunk's last visual token; the paper evicts after every token, here once a chunk.
-    Source: TOVA (arXiv 2401.06104), §3.
+    Source: TOVA (arXiv 2401.06104).
     """
 
     name: ClassVar[str] = "tova"
     title: ClassVar[str] = "attention of the last query"
-    source: ClassVar[str] = "arXiv 2401.06104, §3"
+    source: ClassVar[str] = "TOVA (arXiv 2401.06104)"
     licence: ClassVar[str] = "Apache-2.0 (kvpress)"
     needs: ClassVar[frozenset[Need]] = frozenset({Need.CHUNK_ATTENTION})
     attention_detail: ClassVar[Literal["rows", "heads", "mean"]] = "mean"

@@ -15,8 +15,8 @@ class ValueNorm(Policy):
 
     name: ClassVar[str] = "value_norm"
     title: ClassVar[str] = "largest value norm"
-    source: ClassVar[str] = "arXiv 2506.15745, VaN"
-    licence: ClassVar[str] = "none published"
+    source: ClassVar[str] = "InfiniPot-V (arXiv 2506.15745), VaN"
+    licence: ClassVar[str] = "no licence file"
     needs: ClassVar[frozenset[Need]] = frozenset({Need.VALUES})
     per_head: ClassVar[bool] = True
 

@@ -131,7 +131,7 @@ class Wrapped(Policy):
 class Instant(Wrapped):
     """Any retention policy, with the last frames read afresh on the system prompt at each question.
 
-    The instant cache of DSCache (arXiv 2605.01858, §3) beside any other memory; the paper has it with a sliding cache,
+    The instant cache of DSCache (arXiv 2605.01858) beside any other memory; the paper has it with a sliding cache,
     ReKV and InfiniPot-V.
     """
 
@@ -143,7 +143,7 @@ class Instant(Wrapped):
 
     name: ClassVar[str] = "instant"
     title: ClassVar[str] = "any policy, and the last frames read afresh"
-    source: ClassVar[str] = "arXiv 2605.01858, §3"
+    source: ClassVar[str] = "DSCache (arXiv 2605.01858)"
 
     def read_plan(self) -> ReadPlan:
         """The inner policy's memory, and then the last frames."""
@@ -164,7 +164,7 @@ class WithBudget(Wrapped):
 
     name: ClassVar[str] = "with_budget"
     title: ClassVar[str] = "any policy, budgets by weights"
-    source: ClassVar[str] = "arXiv 2601.14724, Table 5"
+    source: ClassVar[str] = "HERMES (arXiv 2601.14724), Table 5"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -215,7 +215,7 @@ class WithSummary(Wrapped):
 
     name: ClassVar[str] = "with_summary"
     title: ClassVar[str] = "any policy, evicted tokens folded into one"
-    source: ClassVar[str] = "arXiv 2601.14724, Algorithm 1"
+    source: ClassVar[str] = "HERMES (arXiv 2601.14724), Algorithm 1"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -266,7 +266,7 @@ class WithPositions(Wrapped):
 
     name: ClassVar[str] = "with_positions"
     title: ClassVar[str] = "any policy, another position rule"
-    source: ClassVar[str] = "arXiv 2601.14724, appendix E"
+    source: ClassVar[str] = "HERMES (arXiv 2601.14724), appendix E"
 
     def __post_init__(self) -> None:
         super().__post_init__()
