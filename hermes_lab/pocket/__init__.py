@@ -1,7 +1,28 @@
-"""The default model: a small MLLM trained on procedural streams, and how it was trained."""
+"""The default model: small, trained here from scratch on the procedural world, shipped with the package.
+
+It knows nothing but that world: real footage is out of its domain (`cautions` says so).
+"""
 
 from __future__ import annotations
 
-from hermes_lab.pocket.shipped import card, cautions, describe, names, shipped_path, trained_frames
+from hermes_lab.pocket.shipped import (
+    TRAINED_FRAMES,
+    WEIGHTS,
+    card,
+    cautions,
+    describe,
+    names,
+    shipped_path,
+    trained_frames,
+)
 
-__all__ = ["card", "cautions", "describe", "names", "shipped_path", "trained_frames"]
+__all__ = [
+    "TRAINED_FRAMES",
+    "WEIGHTS",
+    "card",
+    "cautions",
+    "describe",
+    "names",
+    "shipped_path",
+    "trained_frames",
+]

@@ -9,31 +9,35 @@ from typing import Any
 
 from hermes_lab.errors import ModelError, nearest
 
-_WEIGHTS = Path(__file__).parent / "weights"
-CARD = "pocket.json"  # beside config.json: what a listing and the cautions need, written by training
+WEIGHTS = Path(__file__).parent / "weights"
+TRAINED_FRAMES = 128
+"""Longest stream in training; answers about older frames are not to be trusted beyond it."""
+CARD = (
+    "pocket.json"  # beside config.json: what a listing and the cautions need, written by training
+)
 
 
-def names() -> list[str]:
+def names() -> tuple[str, ...]:
     """Names of the shipped models, the default first."""
-    found = sorted(f.parent.name for f in _WEIGHTS.glob("*/config.json"))
-    return sorted(found, key=lambda name: (name != "pocket", name))
+    found = sorted(f.parent.name for f in WEIGHTS.glob("*/config.json"))
+    return tuple(sorted(found, key=lambda name: (name != "pocket", name)))
 
 
-def shipped_path(name: str) -> Path:
-    """Folder of a shipped model.
+def shipped_path(name: str = "pocket") -> Path:
+    """Folder of a shipped model, which `from_pretrained` reads offline.
 
     Raises:
         ModelError: no model of that name is shipped.
     """
     if name not in names():
         raise ModelError(f"No model named {name!r} is shipped: {nearest(name, names())}")
-    return _WEIGHTS / name
+    return WEIGHTS / name
 
 
 @cache
 def card(name: str) -> dict[str, Any]:
     """What training wrote about a shipped model; empty where nothing was written."""
-    path = _WEIGHTS / name / CARD
+    path = WEIGHTS / name / CARD
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
@@ -43,10 +47,9 @@ def describe(name: str) -> str:
     return str(facts.get("note", "trained on procedural streams"))
 
 
-def trained_frames(name: str) -> int | None:
+def trained_frames(name: str) -> int:
     """Stream length, in frames, that a shipped model was trained for."""
-    frames = card(name).get("trained_frames")
-    return None if frames is None else int(frames)
+    return int(card(name).get("trained_frames", TRAINED_FRAMES))
 
 
 def cautions(model: str, source_kind: str, source_name: str, frames: int | None) -> list[str]:
@@ -67,7 +70,7 @@ def cautions(model: str, source_kind: str, source_name: str, frames: int | None)
             "watched on this video, but its answers mean nothing."
         )
     trained = trained_frames(model)
-    if trained is not None and frames is not None and frames > trained:
+    if frames is not None and frames > trained:
         said.append(
             f"This stream has {frames} frames and {model!r} was trained for {trained}: expect it to lose old events."
         )
