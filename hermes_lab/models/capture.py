@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -28,11 +29,12 @@ class Call:
 
 @contextmanager
 def watching(module: nn.Module) -> Generator[Call]:
-    """Keep the arguments of the module's last call inside the block."""
-    call = Call(module)
+    """Keep the arguments of this thread's last call of the module inside the block."""
+    call, owner = Call(module), threading.get_ident()
 
     def keep(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        call.args, call.kwargs = args, dict(kwargs)
+        if threading.get_ident() == owner:  # other threads may share the model
+            call.args, call.kwargs = args, dict(kwargs)
 
     handle = module.register_forward_pre_hook(keep, with_kwargs=True)
     try:

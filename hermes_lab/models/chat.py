@@ -110,6 +110,7 @@ class ChatAdapter(Adapter):
             turns += [("user", asked), ("assistant", answered)]
         turns.append(("user", question))
         own = self.tokenizer.chat_template
+        own = own.get("default") if isinstance(own, dict) else own  # a set of named templates
         templates = [own, self.fallback_template] if own else [self.fallback_template]
         failure = "it does not write out the video and the question"
         for template, (kind, written), as_parts in product(

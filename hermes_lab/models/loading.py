@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
 import json
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,12 @@ from hermes_lab.models.llava_onevision import LlavaOnevision
 from hermes_lab.models.qwen2_5_vl import Qwen2_5VL
 from hermes_lab.models.qwen3_vl import Qwen3VL
 
-logger = logging.getLogger(__name__)
+_TEMPLATE_FILES = ("chat_template.json", "processor_config.json")
+_NEEDED = (
+    ("config.json", "config.json"),
+    ("*.safetensors", "weights (*.safetensors; pickled weights are never read)"),
+    ("tokenizer*", "tokenizer (tokenizer.json, tokenizer.model ...)"),
+)
 
 
 @dataclass(frozen=True)
@@ -133,25 +138,21 @@ def load(
 
 
 def _shipped() -> dict[str, Path]:
-    try:
-        from hermes_lab.pocket import names, shipped_path
-    except ImportError:  # a build without the default model
+    """Names and folders of the models that travel with the package."""
+    pocket: Any = importlib.import_module("hermes_lab.pocket")
+    if not hasattr(pocket, "shipped_path"):  # a build without the default model
         return {}
-    return {name: shipped_path(name) for name in names()}
+    return {str(name): Path(pocket.shipped_path(name)) for name in pocket.names()}
 
 
 def _resolve(name: str | Path) -> str:
     """The folder or hub id that a name stands for."""
     text = str(name)
     if isinstance(name, str) and text in (shipped := _shipped()):
-        return str(shipped[text])
+        return _checked(shipped[text])
     folder = Path(text).expanduser()
     if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            raise ModelError(
-                f"The folder {folder} holds no config.json, so it is not a model checkpoint."
-            )
-        return str(folder)
+        return _checked(folder)
     if folder.is_file():
         raise ModelError(f"{folder} is a file; name the folder of the checkpoint instead.")
     if isinstance(name, Path) or text.startswith(("/", ".", "~")) or text.count("/") > 1:
@@ -162,10 +163,20 @@ def _resolve(name: str | Path) -> str:
     return text
 
 
+def _checked(folder: Path) -> str:
+    """The folder, if it holds the files without which nothing can be loaded."""
+    for pattern, what in _NEEDED:
+        if not any(folder.glob(pattern)):
+            raise ModelError(
+                f"The folder {folder} holds no {what}, so it cannot be loaded as a model."
+            )
+    return str(folder)
+
+
 def _line(error: BaseException) -> str:
-    """The first sentence of somebody else's message."""
+    """The first line of somebody else's message, as the end of a sentence."""
     text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__
+    return (text.splitlines()[0] if text else type(error).__name__).rstrip(" .:") + "."
 
 
 def _read_config(source: str, hub: Mapping[str, Any]) -> dict[str, Any]:
@@ -236,8 +247,12 @@ def _load_tokenizer(source: str, hub: Mapping[str, Any]) -> Any:
         raise ModelError(
             f"The tokenizer of {source} is missing or cannot be loaded: {_line(error)}"
         ) from error
-    if tokenizer.chat_template is None:  # older checkpoints keep it beside the processor
-        tokenizer.chat_template = _read_json(source, "chat_template.json", hub).get("chat_template")
+    if (
+        _find(source, "chat_template.jinja", hub) is None
+    ):  # older checkpoints: the processor's goes first
+        processors = (_read_json(source, name, hub) for name in _TEMPLATE_FILES)
+        templates = [p["chat_template"] for p in processors if p.get("chat_template")]
+        tokenizer.chat_template = templates[0] if templates else tokenizer.chat_template
     return tokenizer
 
 
@@ -253,14 +268,18 @@ def _load_settings(source: str, hub: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _read_json(source: str, file: str, hub: Mapping[str, Any]) -> dict[str, Any]:
-    path = cached_file(
+def _find(source: str, file: str, hub: Mapping[str, Any]) -> str | None:
+    return cached_file(
         source,
         file,
         _raise_exceptions_for_missing_entries=False,
         _raise_exceptions_for_connection_errors=False,
         **hub,
     )
+
+
+def _read_json(source: str, file: str, hub: Mapping[str, Any]) -> dict[str, Any]:
+    path = _find(source, file, hub)
     if path is None:
         return {}
     try:

@@ -214,6 +214,16 @@ def test_a_template_of_plain_strings_is_served(checkpoint) -> None:
     assert written(adapter, [adapter.question("Hm?")]) == "\nHm?[assistant]"
 
 
+def test_a_set_of_named_templates_is_served(checkpoint) -> None:
+    adapter = models.load(checkpoint("qwen2_5_vl"))
+    usual = written(adapter, [adapter.prefix()])
+    adapter.tokenizer.chat_template = {
+        "default": adapter.tokenizer.chat_template,
+        "tool_use": "{{ 1 }}",
+    }
+    assert written(adapter, [adapter.prefix()]) == usual
+
+
 def test_the_placeholders_name_in_a_question_is_no_video(checkpoint) -> None:
     adapter = models.load(checkpoint("llava_onevision"))
     text = written(adapter, [adapter.question("Is <video> a tag?")])
