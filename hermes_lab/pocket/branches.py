@@ -1,8 +1,9 @@
 """The training forward: one causal pass over a stream, then questions as branches off its cache.
 
 It computes what streaming computes (prefix, frames in causal order, one question after frame t, nothing of
-any other question), for many questions at once, with the model's own modules; only the attention calls are
-arranged differently. The equality with the model's own cached forward is tested.
+any other question), for many questions at once, with the model's own modules. Only the attention is arranged
+differently: a branch reads the cache and itself, so no score is computed between two branches. The equality
+with the model's own cached forward is tested.
 """
 
 from __future__ import annotations
@@ -12,34 +13,31 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn import functional as F
 
 from hermes_lab.pocket.config import TOKENS_PER_FRAME
 
 KeyValues = list[tuple[Tensor, Tensor]]
+_BLOCK_TOKENS = 512
+"""Queries per block of the causal pass: later keys of a block's rows are never computed."""
 
 
 @dataclass(frozen=True)
 class Branches:
-    """Questions of a batch of streams, laid side by side and padded; a branch sees frames up to `frame`.
+    """Questions of a batch of streams; a branch sees frames up to `frame` and its own earlier tokens.
 
     Attributes:
-        ids: token ids, shape (stream, token).
+        ids: token ids, padded at the end.
         labels: id to predict after each token, or -100.
-        branch: number of the branch a token belongs to, -1 for padding.
-        frame: last frame the branch may see.
-        offset: place of the token within its branch.
-        question: number of the question a label answers.
+        question: number, within the stream, of the question that a token belongs to, or -1.
+        frame: last frame the branch may see (-1 for a branch that only fills the batch).
     """
 
-    ids: Int[Tensor, "stream token"]
-    labels: Int[Tensor, "stream token"]
-    branch: Int[Tensor, "stream token"]
-    frame: Int[Tensor, "stream token"]
-    offset: Int[Tensor, "stream token"]
-    question: Int[Tensor, "stream token"]
+    ids: Int[Tensor, "stream branch token"]
+    labels: Int[Tensor, "stream branch token"]
+    question: Int[Tensor, "stream branch token"]
+    frame: Int[Tensor, "stream branch"]
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -48,6 +46,7 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def _qkv(layer: Any, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries (stream, kv head, group, token, dim), scaled; keys and values (stream, kv head, token, dim)."""
     attention = layer.self_attn
     normed = layer.input_layernorm(x)
     shape = (*x.shape[:-1], -1, attention.head_dim)
@@ -55,11 +54,13 @@ def _qkv(layer: Any, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tenso
     k = attention.k_proj(normed).view(shape).transpose(1, 2)
     v = attention.v_proj(normed).view(shape).transpose(1, 2)
     cos, sin = cos.to(q.dtype), sin.to(q.dtype)
-    return _rotate(q, cos, sin), _rotate(k, cos, sin), v
+    q = _rotate(q, cos, sin) * attention.scaling
+    return q.unflatten(1, (k.shape[1], -1)), _rotate(k, cos, sin), v
 
 
 def _finish(layer: Any, x: Tensor, mixed: Tensor) -> Tensor:
-    x = x + layer.self_attn.o_proj(mixed.transpose(1, 2).flatten(2))
+    """Write heads (stream, kv head, group, token, dim) back to the residual stream, and run the MLP."""
+    x = x + layer.self_attn.o_proj(mixed.flatten(1, 2).transpose(1, 2).flatten(2))
     return x + layer.mlp(layer.post_attention_layernorm(x))
 
 
@@ -68,12 +69,29 @@ def _tables(decoder: Any, x: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]
     return cos[:, None], sin[:, None]
 
 
-def _wide(kv: Tensor, groups: int) -> Tensor:
-    return kv.repeat_interleave(groups, 1)
+def _softmax(scores: Tensor) -> Tensor:
+    return torch.softmax(scores, -1, dtype=scores.dtype)
+
+
+def _causal(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    n, groups = q.shape[3], q.shape[2]
+    block = min(n, _BLOCK_TOKENS)
+    future = torch.full((block, block), float("-inf"), dtype=q.dtype, device=q.device).triu(1)
+    mixed: list[Tensor] = []
+    for start in range(0, n, block):
+        end = min(n, start + block)
+        rows = q[:, :, :, start:end].flatten(2, 3)
+        scores = (rows @ k[:, :, :end].mT).unflatten(2, (groups, -1))
+        here = scores[..., start:] + future[: end - start, : end - start]
+        weights = _softmax(torch.cat([scores[..., :start], here], -1) if start else here)
+        mixed.append((weights.flatten(2, 3) @ v[:, :, :end]).unflatten(2, (groups, -1)))
+    return torch.cat(mixed, 3)
 
 
 def stream_pass(
-    decoder: Any, embeds: Float[Tensor, "stream token width"], positions: Int[Tensor, "stream token"]
+    decoder: Any,
+    embeds: Float[Tensor, "stream token width"],
+    positions: Int[Tensor, "stream token"],
 ) -> KeyValues:
     """Keys and values of every layer for prefix and frames, in causal order."""
     x = embeds
@@ -83,47 +101,41 @@ def stream_pass(
     for number, layer in enumerate(decoder.layers):
         q, k, v = _qkv(layer, x, cos, sin)
         found.append((k, v))
-        if number < last:
-            groups = q.shape[1] // k.shape[1]
-            mixed = F.scaled_dot_product_attention(q, _wide(k, groups), _wide(v, groups), is_causal=True)
-            x = _finish(layer, x, mixed)
+        if number < last:  # nobody reads what the last layer would write
+            x = _finish(layer, x, _causal(q, k, v))
     return found
-
-
-def visibility(part: Branches, prefix: int, frames: int) -> Bool[Tensor, "stream 1 token key"]:
-    """Which cached tokens, then which tokens of the branches, each branch token may read."""
-    device = part.ids.device
-    owner = torch.arange(frames, device=device).repeat_interleave(TOKENS_PER_FRAME)
-    owner = torch.cat([torch.full((prefix,), -1, device=device), owner])
-    cached = owner[None, None, :] <= part.frame[:, :, None]
-    same = part.branch[:, :, None] == part.branch[:, None, :]
-    n = part.ids.shape[1]
-    own = same & torch.ones(n, n, dtype=torch.bool, device=device).tril()
-    return torch.cat([cached, own], -1)[:, None]
 
 
 def branch_pass(
     decoder: Any,
-    embeds: Float[Tensor, "stream token width"],
-    positions: Int[Tensor, "stream token"],
+    embeds: Float[Tensor, "stream branch token width"],
+    positions: Int[Tensor, "stream branch token"],
     cache: KeyValues,
-    cached_tokens: int,
-    mask: Bool[Tensor, "stream 1 token key"],
-) -> Float[Tensor, "stream token width"]:
-    """Last hidden states of branch tokens that read the first `cached_tokens` of a stream's cache."""
-    x = embeds
-    cos, sin = _tables(decoder, x, positions)
-    bias = torch.zeros(mask.shape, dtype=x.dtype, device=x.device).masked_fill_(~mask, float("-inf"))
+    visible: Int[Tensor, "stream branch"],
+) -> Float[Tensor, "stream branch token width"]:
+    """Last hidden states of branches that each read the first `visible` tokens of their stream's cache."""
+    _, branches, tokens, _ = embeds.shape
+    x = embeds.flatten(1, 2)
+    cos, sin = _tables(decoder, x, positions.flatten(1))
+    keys = int(visible.max())
+    hidden = torch.arange(keys, device=x.device) >= visible[..., None]
+    future = torch.ones(tokens, tokens, dtype=torch.bool, device=x.device).triu(1)
     for layer, (past_k, past_v) in zip(decoder.layers, cache, strict=True):
         q, k, v = _qkv(layer, x, cos, sin)
-        k = torch.cat([past_k[:, :, :cached_tokens], k], 2)
-        v = torch.cat([past_v[:, :, :cached_tokens], v], 2)
-        groups = q.shape[1] // k.shape[1]
-        mixed = F.scaled_dot_product_attention(
-            q, _wide(k, groups), _wide(v, groups), attn_mask=bias.to(q.dtype)
-        )
+        groups = q.shape[2]
+        rows = q.flatten(2, 3)
+        shape = (groups, branches, tokens)
+        # (stream, kv head, group, branch, token, key)
+        cached = (rows @ past_k[:, :, :keys].mT).unflatten(2, shape)
+        cached = cached.masked_fill(hidden[:, None, None, :, None], float("-inf"))
+        own_k, own_v = (t.unflatten(2, (branches, tokens))[:, :, None] for t in (k, v))
+        own = q.unflatten(3, (branches, tokens)) @ own_k.mT
+        own = own.masked_fill(future, float("-inf"))
+        weights = _softmax(torch.cat([cached, own], -1))
+        mixed = (weights[..., :keys].flatten(2, 4) @ past_v[:, :, :keys]).unflatten(2, shape)
+        mixed = (mixed + weights[..., keys:] @ own_v).flatten(3, 4)
         x = _finish(layer, x, mixed)
-    return decoder.norm(x)
+    return decoder.norm(x).unflatten(1, (branches, tokens))
 
 
 def answer_logits(
@@ -138,19 +150,15 @@ def answer_logits(
     Grouping branches by the last frame that they see saves reading cache that none of them sees.
     """
     decoder, embed = model.model.language_model, model.get_input_embeddings()
-    frames, prefix = features.shape[1] // TOKENS_PER_FRAME, len(prefix_ids)
     start = embed(torch.as_tensor(prefix_ids, device=features.device)).to(features.dtype)
     embeds = torch.cat([start.expand(len(features), -1, -1), features], 1)
     cache = stream_pass(decoder, embeds, stream_positions)
     logits: list[Tensor] = []
     for part in groups:
-        cached = prefix + (int(part.frame.max()) + 1) * TOKENS_PER_FRAME
-        last = prefix - 1 + (part.frame + 1) * TOKENS_PER_FRAME
-        positions = stream_positions.gather(1, last) + 1 + part.offset
-        mask = visibility(part, prefix, frames)
-        mask = torch.cat([mask[..., :cached], mask[..., prefix + frames * TOKENS_PER_FRAME :]], -1)
-        hidden = branch_pass(
-            decoder, embed(part.ids).to(features.dtype), positions, cache, cached, mask
-        )
+        visible = len(prefix_ids) + (part.frame + 1) * TOKENS_PER_FRAME
+        steps = torch.arange(1, part.ids.shape[2] + 1, device=features.device)
+        positions = stream_positions.gather(1, visible - 1)[..., None] + steps
+        tokens = embed(part.ids).to(features.dtype)
+        hidden = branch_pass(decoder, tokens, positions, cache, visible)
         logits.append(model.lm_head(hidden[part.labels != -100]))
     return logits

@@ -16,7 +16,8 @@ FILE = "checkpoint.safetensors"
 
 @dataclass
 class Clock:
-    """Where a training run stands; seconds are of training alone, whatever interrupted it."""
+    """Where a training run stands; seconds are CPU time of the first process, so that a busy machine
+    slows a run without cutting it short."""
 
     phase: str = "perception"
     perception_s: float = 0.0

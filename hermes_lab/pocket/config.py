@@ -51,16 +51,30 @@ class Stage:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How long, with what rates, and on what."""
+    """How long, with what rates, and on what.
 
-    perception_minutes: float = 12.0
-    decoder_minutes: float = 80.0
+    Attributes:
+        perception_minutes, decoder_minutes: CPU time of one process.
+        type_weights: how often a question type is drawn, where that is not 1; accuracy so far scales it.
+        decay_from: share of the time after which rates fall.
+        gap_p, gap_reach_tokens: how often positions have gaps, and how far they may reach.
+        worn_p: share of streams that are softened and grained as scaling and compression do.
+        chain_p: share of batches whose questions come in pairs, the second as a second turn.
+    """
+
+    perception_minutes: float = 7.0
+    decoder_minutes: float = 30.0
     stages: tuple[Stage, ...] = (
-        Stage(8, 16, 32, 0.08),
-        Stage(16, 10, 48, 0.12),
-        Stage(32, 6, 64, 0.25),
-        Stage(64, 3, 80, 0.22),
-        Stage(128, 2, 96, 0.33),
+        Stage(8, 16, 32, 0.10),
+        Stage(16, 10, 48, 0.15),
+        Stage(32, 6, 64, 0.30),
+        Stage(64, 3, 80, 0.25),
+        Stage(128, 2, 96, 0.20),
+    )
+    type_weights: tuple[tuple[str, float], ...] = (
+        ("long_before", 0.5),
+        ("long_counter_when", 0.5),
+        ("long_order", 0.5),
     )
     muon_lr: float = 3e-3
     adam_lr: float = 2e-3
@@ -73,7 +87,7 @@ class Recipe:
     chain_p: float = 0.1
     perception_frames: int = 128
     checkpoint_s: float = 120.0
-    dev_every_s: float = 240.0
+    dev_every_s: float = 480.0
 
 
 @dataclass(frozen=True)
@@ -110,6 +124,10 @@ def smoke(base: PocketConfig) -> PocketConfig:
     """The same model with a recipe of under two minutes that only proves that it learns."""
     stages = (Stage(6, 16, 24, 1.0),)
     recipe = replace(
-        base.recipe, perception_minutes=0.9, decoder_minutes=0.6, stages=stages, perception_frames=64
+        base.recipe,
+        perception_minutes=0.9,
+        decoder_minutes=0.6,
+        stages=stages,
+        perception_frames=64,
     )
     return replace(base, recipe=recipe)

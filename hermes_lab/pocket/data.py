@@ -103,47 +103,55 @@ def positions(
     return place
 
 
-def _branches_of(
-    questions: Sequence[Question], rng: np.random.Generator, chain_p: float
-) -> list[list[Question]]:
-    """Questions in order of time; now and then one follows another of the same time as a second turn."""
+def _branches_of(questions: Sequence[Question], chained: bool) -> list[list[Question]]:
+    """Questions in order of time, one a branch; or two of the same time, the second as a second turn."""
     found: list[list[Question]] = []
     for question in sorted(questions, key=lambda q: q.time_frame):
-        last = found[-1] if found else None
-        if last and last[-1].time_frame == question.time_frame and rng.random() < chain_p:
+        last = found[-1] if found else []
+        if chained and len(last) == 1 and last[0].time_frame == question.time_frame:
             last.append(question)
         else:
             found.append([question])
     return found
 
 
-def pack(streams: Sequence[Sequence[Sequence[Question]]], end_p: float, rng: np.random.Generator) -> Branches:
+def _tokens_of(branch: Sequence[Question], first: int, ends: bool) -> list[tuple[int, int, int]]:
+    """(id, label, number of the question) per token; `ends`: also learn that the last answer is over."""
+    row: list[tuple[int, int, int]] = []
+    for turn, question in enumerate(branch):
+        follows = turn + 1 < len(branch)
+        ids = [*(_USER if turn else []), *word_ids(question.text), *_ANSWER]
+        labels = [-100] * (len(ids) - 1) + [_ID[question.answer]]
+        if follows or ends:
+            ids.append(_ID[question.answer])
+            labels.append(_ID[TURN_END])
+        if follows:
+            ids.append(_ID[TURN_END])
+            labels.append(-100)
+        row += [(i, label, first + turn) for i, label in zip(ids, labels, strict=True)]
+    return row
+
+
+def pack(
+    streams: Sequence[Sequence[Sequence[Question]]], end_p: float, rng: np.random.Generator
+) -> Branches:
     """Lay out branches (per stream, per branch, its questions); a share `end_p` also learns to stop."""
-    rows: list[list[tuple[int, int, int, int, int, int]]] = []
+    rows: list[list[list[tuple[int, int, int]]]] = []
     for branches in streams:
-        row: list[tuple[int, int, int, int, int, int]] = []
-        asked = 0
-        for number, branch in enumerate(branches):
-            place = 0
-            for turn, question in enumerate(branch):
-                follows = turn + 1 < len(branch)
-                ids = [*(_USER if turn else []), *word_ids(question.text), *_ANSWER]
-                labels = [-100] * (len(ids) - 1) + [_ID[question.answer]]
-                if follows or rng.random() < end_p:
-                    ids.append(_ID[question.answer])
-                    labels.append(_ID[TURN_END])
-                if follows:
-                    ids.append(_ID[TURN_END])
-                    labels.append(-100)
-                for i, label in zip(ids, labels, strict=True):
-                    row.append((i, label, number, question.time_frame, place, asked))
-                    place += 1
-                asked += 1
+        asked, row = 0, []
+        for branch in branches:
+            row.append(_tokens_of(branch, asked, bool(rng.random() < end_p)))
+            asked += len(branch)
         rows.append(row)
-    width = max(len(r) for r in rows)
-    blank = (0, -100, -1, -1, 0, -1)
-    table = torch.tensor([r + [blank] * (width - len(r)) for r in rows])
-    return Branches(*table.unbind(-1))
+    count = max(1, *(len(r) for r in rows))
+    width = max([len(b) for r in rows for b in r], default=1)
+    table = torch.tensor([0, -100, -1]).repeat(len(rows), count, width, 1)
+    frame = torch.full((len(rows), count), -1)
+    for s, (row, branches) in enumerate(zip(rows, streams, strict=True)):
+        for b, (tokens, branch) in enumerate(zip(row, branches, strict=True)):
+            table[s, b, : len(tokens)] = torch.tensor(tokens)
+            frame[s, b] = branch[0].time_frame
+    return Branches(*table.unbind(-1), frame)
 
 
 def batch(
@@ -161,11 +169,14 @@ def batch(
 
     Short streams lower the age that `long` evidence must have, so that every type can be asked in them.
     """
-    age = min(LONG_MIN_AGE_FRAMES, max(2, frames // 4)) if min_age_frames is None else min_age_frames
+    age = (
+        min(LONG_MIN_AGE_FRAMES, max(2, frames // 4)) if min_age_frames is None else min_age_frames
+    )
+    dice = np.random.default_rng(np.random.SeedSequence([int(s) for s in seeds]))
+    chained = augment and bool(dice.random() < recipe.chain_p)
     shown: list[Tensor] = []
     place: list[np.ndarray] = []
     branches: list[list[list[Question]]] = []
-    dice = np.random.default_rng(np.random.SeedSequence([int(s) for s in seeds]))
     for seed in seeds:
         rng = np.random.default_rng([seed, 1])
         world = World.generate(seed, frames, camera_of(rng, recipe) if augment else "still")
@@ -174,10 +185,12 @@ def batch(
         place.append(positions(rng if augment else None, frames, recipe))
         at = times
         if at is None:
-            at = np.sort(rng.integers(min(3, frames - 1), frames, -(-questions // _TIMES_PER_QUESTION))).tolist()
+            at = np.sort(
+                rng.integers(min(3, frames - 1), frames, -(-questions // _TIMES_PER_QUESTION))
+            ).tolist()
         per_time = max(1, round(questions / len(at)))
         asked = world.questions(rng, at, per_time, weights, age)
-        branches.append(_branches_of(asked, rng, recipe.chain_p if augment else 0.0))
+        branches.append(_branches_of(asked, chained))
     count = max(1, min(4, frames // 16))
     cut = [
         [b[len(b) * g // count : len(b) * (g + 1) // count] for b in branches] for g in range(count)

@@ -45,7 +45,9 @@ class Muon(torch.optim.Optimizer):
             for shape, members in by_shape.items():
                 self._update(members, shape, group)
 
-    def _update(self, members: list[nn.Parameter], shape: torch.Size, group: dict[str, Any]) -> None:
+    def _update(
+        self, members: list[nn.Parameter], shape: torch.Size, group: dict[str, Any]
+    ) -> None:
         directions: list[Tensor] = []
         for parameter in members:
             state = self.state[parameter]

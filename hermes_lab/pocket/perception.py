@@ -23,7 +23,9 @@ from hermes_lab.worlds.render import corner, hidden_share
 _SIDE = int(TOKENS_PER_FRAME**0.5)
 _FRAMES_PER_WORLD = 8
 _WORLD_FRAMES = 48
-_EMPTY_WEIGHT = 0.3
+_DENSITY = 1.8
+"""Crowded frames teach more per frame."""
+_EMPTY_WEIGHT = 0.25
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ def draw(recipe: Recipe, seeds: list[int]) -> Glimpses:
     counters: list[int] = []
     for seed in seeds:
         rng = np.random.default_rng([seed, 2])
-        world = World.generate(seed, _WORLD_FRAMES, camera_of(rng, recipe))
+        world = World.generate(seed, _WORLD_FRAMES, camera_of(rng, recipe), _DENSITY)
         times = rng.choice(_WORLD_FRAMES, _FRAMES_PER_WORLD, replace=False).tolist()
         px = pixels(np.stack([world.frame(t) for t in times]))
         shown.append(wear(px, rng) if rng.random() < recipe.worn_p else px)
@@ -104,7 +106,7 @@ class Heads(nn.Module):
         off = (place - seen.place)[there]
         loss = (
             3 * _cells(colour, seen.colour)
-            + 4 * _cells(kind, seen.kind)
+            + 6 * _cells(kind, seen.kind)
             + 6 * off.square().mean()
             + 0.3 * F.cross_entropy(scene, seen.scene)
             + 0.4 * F.cross_entropy(counter, seen.counter)

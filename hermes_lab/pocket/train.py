@@ -25,7 +25,8 @@ from torch.nn import functional as F
 from hermes_lab.pocket import checkpoint, data, perception
 from hermes_lab.pocket.branches import answer_logits
 from hermes_lab.pocket.build import build, save
-from hermes_lab.pocket.config import PocketConfig, Recipe, smoke as smoke_config
+from hermes_lab.pocket.config import PocketConfig, Recipe
+from hermes_lab.pocket.config import smoke as smoke_config
 from hermes_lab.pocket.optim import Average, Pair
 from hermes_lab.worlds import DEV_SEEDS, TYPES, horizon_of
 from hermes_lab.worlds.seeds import train_seed
@@ -108,7 +109,9 @@ class _Tally:
         return cls(torch.zeros(len(TYPES)), torch.zeros(len(TYPES)))
 
     def by_type(self) -> dict[str, float]:
-        return {k: float(r / n) for k, r, n in zip(TYPES, self.right, self.asked, strict=True) if n > 0}
+        return {
+            k: float(r / n) for k, r, n in zip(TYPES, self.right, self.asked, strict=True) if n > 0
+        }
 
     def by_horizon(self) -> dict[str, float]:
         found: dict[str, float] = {}
@@ -150,7 +153,9 @@ class _Run:
         dist.broadcast(box, 0)
         return float(box)
 
-    def _mean_gradients(self, parameters: list[nn.Parameter], extra: Tensor | None = None) -> Tensor | None:
+    def _mean_gradients(
+        self, parameters: list[nn.Parameter], extra: Tensor | None = None
+    ) -> Tensor | None:
         """Average gradients over processes; `extra` is summed along in the same message."""
         for p in parameters:
             if p.grad is None:
@@ -179,7 +184,9 @@ class _Run:
     def _save(self, optimiser: Pair | None, average: Average | None) -> None:
         if self.rank == 0:
             groups = {
-                "model": {k: v for k, v in self.model.state_dict().items() if k != "lm_head.weight"},
+                "model": {
+                    k: v for k, v in self.model.state_dict().items() if k != "lm_head.weight"
+                },
                 "heads": dict(self.heads.state_dict()),
             }
             if optimiser:
@@ -192,7 +199,9 @@ class _Run:
         if self.loaded:
             optimiser.load(self.loaded[1].get("optimiser", {}))
             if average and "average" in self.loaded[1]:
-                average.values = {k: v.to(self.device) for k, v in self.loaded[1]["average"].items()}
+                average.values = {
+                    k: v.to(self.device) for k, v in self.loaded[1]["average"].items()
+                }
                 average.steps = self.clock.step
         self.loaded = None
 
@@ -220,22 +229,24 @@ class _Run:
         limit = self.recipe.perception_minutes * 60
         reported = saved = time.monotonic()
         while limit:
-            begun = time.monotonic()
+            begun = time.process_time()
             share = self._share(self.clock.perception_s / limit)
             if share >= 1:
                 break
             seen = perception.draw(self.recipe, self._seeds(self.recipe.perception_frames // 8))
             seen = perception.Glimpses(**{k: v.to(self.device) for k, v in vars(seen).items()})
             with self._autocast():
-                tokens = self._features(seen.frames[None]).view(len(seen.frames), -1, self.config.text.width)
+                tokens = self._features(seen.frames[None]).view(
+                    len(seen.frames), -1, self.config.text.width
+                )
             loss, found = self.heads(tokens.float(), seen)
             loss.backward()
             self._mean_gradients(parameters)
             nn.utils.clip_grad_norm_(parameters, 1.0)
             optimiser.step(self._rate(share))
             self.clock.step += 1
+            self.clock.perception_s += time.process_time() - begun
             now = time.monotonic()
-            self.clock.perception_s += now - begun
             if now - reported > _REPORT_S:
                 reported = now
                 self._log(phase="perception", share=share, step=self.clock.step, **found)
@@ -266,11 +277,14 @@ class _Run:
         parameters = list(named.values())
         limit = self.recipe.decoder_minutes * 60
         accuracy = torch.tensor([self.clock.accuracy.get(k, 0.0) for k in TYPES])
-        rng = np.random.default_rng([self.config.seed, self.clock.step])  # the same on all processes
+        rng = np.random.default_rng(
+            [self.config.seed, self.clock.step]
+        )  # the same on all processes
         reported = saved = tested = time.monotonic()
         lines = _Tally.empty()
+        liking = dict(self.recipe.type_weights)
         while True:
-            begun = time.monotonic()
+            begun = time.process_time()
             share = self._share(self.clock.decoder_s / limit)
             if share >= 1:
                 break
@@ -279,7 +293,10 @@ class _Run:
             if rng.random() < _SHORTER_P:
                 frames = int(rng.integers(6, stage.frames + 1))
             streams = max(1, min(24, round(stage.streams * stage.frames / frames)))
-            weights = {k: 0.3 + min(0.7, 1 - float(a)) for k, a in zip(TYPES, accuracy, strict=True)}
+            weights = {
+                k: liking.get(k, 1.0) * (0.3 + min(0.7, 1 - float(a)))
+                for k, a in zip(TYPES, accuracy, strict=True)
+            }
             loss, tally = self._learn(frames, streams, stage.questions, weights)
             extra = self._mean_gradients(parameters, torch.cat([tally.right, tally.asked]))
             norm = nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -296,8 +313,8 @@ class _Run:
             self.clock.streams += streams * self.count
             self.clock.questions += int(asked.sum())
             self.clock.accuracy = dict(zip(TYPES, accuracy.tolist(), strict=True))
+            self.clock.decoder_s += time.process_time() - begun
             now = time.monotonic()
-            self.clock.decoder_s += now - begun
             if now - reported > _REPORT_S * 2:
                 reported = now
                 self._log(
@@ -384,7 +401,7 @@ class _Run:
         average.swap()
         total = torch.zeros(2, len(TYPES))
         weights = dict.fromkeys(TYPES, 1.0)
-        for n in range(4):
+        for n in range(2):
             start = DEV_SEEDS.start + (n * self.count + self.rank) * 4
             drawn = data.batch(
                 self.recipe, range(start, start + 4), frames, 96, weights, augment=False

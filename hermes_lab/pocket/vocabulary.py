@@ -13,15 +13,7 @@ from hermes_lab.worlds.catalogue import COLOUR_NAMES, KINDS, SCENES
 PAD, UNKNOWN, TURN_START, TURN_END = "<|endoftext|>", "<|unknown|>", "<|im_start|>", "<|im_end|>"
 IMAGE, VIDEO = "<image>", "<video>"
 SPECIAL = (PAD, UNKNOWN, TURN_START, TURN_END, IMAGE, VIDEO)
-_WORDS = """
-system user assistant watch the stream yes no none left right up down still
-what which who where when how why is are was were there here a an of in on at to or and before after
-first last just now ever so far then it its this that these you we i do does did see seen
-colour object objects kind thing things visible many times appear appeared disappear disappeared
-leave came come change changed counter number show shows scene place side way direction moving move
-going go new with together during while many count most recent earlier later frame frames video beginning
-end start started gone hidden same different any other anything something happened happening describe
-""".split()
+_WORDS = ["system", "user", "assistant", "watch", "the", "stream", "yes", "no", "none", "left", "right", "up", "down", "still", "what", "which", "who", "where", "when", "how", "why", "is", "are", "was", "were", "there", "here", "a", "an", "of", "in", "on", "at", "to", "or", "and", "before", "after", "first", "last", "just", "now", "ever", "so", "far", "then", "it", "its", "this", "that", "these", "you", "we", "i", "do", "does", "did", "see", "seen", "colour", "object", "objects", "kind", "thing", "things", "visible", "many", "times", "appear", "appeared", "disappear", "disappeared", "leave", "came", "come", "change", "changed", "counter", "number", "show", "shows", "scene", "place", "side", "way", "direction", "moving", "move", "going", "go", "new", "with", "together", "during", "while", "many", "count", "most", "recent", "earlier", "later", "frame", "frames", "video", "beginning", "end", "start", "started", "gone", "hidden", "same", "different", "any", "other", "anything", "something", "happened", "happening", "describe"]
 WORDS: tuple[str, ...] = tuple(
     dict.fromkeys((*SPECIAL, *_WORDS, *map(str, range(10)), *COLOUR_NAMES, *SCENES, *KINDS))
 )

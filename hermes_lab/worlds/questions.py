@@ -135,7 +135,9 @@ def _now_count(a: Ask) -> Found:
     if len(a.plain()) != len(present):
         return None
     text = a.wording(
-        "how many objects are visible", "how many objects are there now", "how many objects do you see"
+        "how many objects are visible",
+        "how many objects are there now",
+        "how many objects do you see",
     )
     return text, str(len(present)), (a.t,), 0
 
@@ -229,8 +231,11 @@ def _recent_changed(a: Ask) -> Found:
     text = a.wording(
         "what changed colour last", "what just changed colour", "which object changed colour"
     )
-    return text, KINDS[thing.kind], (thing.recoloured - 1, thing.recoloured), (
-        a.t - thing.recoloured + 1
+    return (
+        text,
+        KINDS[thing.kind],
+        (thing.recoloured - 1, thing.recoloured),
+        (a.t - thing.recoloured + 1),
     )
 
 
@@ -259,9 +264,7 @@ def _long_first(a: Ask) -> Found:
     seen = a.seen
     if not seen or a.age(seen[0]) < a.min_age:
         return None
-    text = a.wording(
-        "what was the first object", "what appeared first", "which object came first"
-    )
+    text = a.wording("what was the first object", "what appeared first", "which object came first")
     return text, KINDS[seen[0].kind], (seen[0].start,), a.age(seen[0])
 
 
@@ -269,9 +272,7 @@ def _long_first_colour(a: Ask) -> Found:
     seen = a.seen
     if not seen or seen[0].recoloured >= 0 or a.age(seen[0]) < a.min_age:
         return None
-    text = a.wording(
-        "what colour was the first object", "what was the colour of the first object"
-    )
+    text = a.wording("what colour was the first object", "what was the colour of the first object")
     return text, COLOUR_NAMES[seen[0].colour], a.span(seen[0]), a.age(seen[0])
 
 
@@ -326,9 +327,7 @@ def _long_count(a: Ask) -> Found:
         group = a.pick(by_count[n])
         name, age = KINDS[group[0].kind], a.age(group[0])
         frames = tuple(f for o in group for f in a.span(o))
-    text = a.wording(
-        f"how many times did a {name} appear", f"how many times was there a {name}"
-    )
+    text = a.wording(f"how many times did a {name} appear", f"how many times was there a {name}")
     return text, str(n), frames, age
 
 
@@ -403,9 +402,7 @@ def _long_scene_when(a: Ask) -> Found:
         return None
     thing = a.pick(options)
     name = KINDS[thing.kind]
-    text = a.wording(
-        f"what was the scene when the {name} appeared", f"where did the {name} appear"
-    )
+    text = a.wording(f"what was the scene when the {name} appeared", f"where did the {name} appear")
     scene = SCENES[a.schedule.scene_at(thing.start)]
     return text, scene, (thing.start,), a.t - thing.start
 

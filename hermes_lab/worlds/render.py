@@ -69,14 +69,18 @@ def _background(scene: int, variant: int) -> NDArray[np.uint8]:
     elif name == "desert":
         image += 12 * np.sin(x / 15 + y / 6 + 3 * np.sin(x / 31 + rng.uniform(0, 6)))[..., None]
     elif name == "snow":
-        for sx, sy in zip(rng.integers(0, wide - 1, 90), rng.integers(0, high - 1, 90), strict=True):
+        for sx, sy in zip(
+            rng.integers(0, wide - 1, 90), rng.integers(0, high - 1, 90), strict=True
+        ):
             image[sy : sy + 2, sx : sx + 2] += 34
     else:
         left = 0
         while left < wide:
             width, roof = int(rng.integers(12, 24)), int(rng.integers(high // 5, high // 2))
             image[roof:, left : left + width] *= 0.74
-            windows = (y[roof:, left : left + width] % 7 < 3) & (x[roof:, left : left + width] % 6 < 2)
+            windows = (y[roof:, left : left + width] % 7 < 3) & (
+                x[roof:, left : left + width] % 6 < 2
+            )
             image[roof:, left : left + width][windows] += 26
             left += width + 1
     return np.clip(image, 0, 255).astype(np.uint8)

@@ -104,7 +104,7 @@ class World:
         A time at which too few types have an exact answer yields fewer questions.
         """
         rng = np.random.default_rng(rng) if isinstance(rng, int) else rng
-        chosen = {k: 1.0 for k in TYPES} if weights is None else weights
+        chosen = dict.fromkeys(TYPES, 1.0) if weights is None else weights
         names = [k for k, w in chosen.items() if w > 0]
         cumulative = np.cumsum([chosen[k] for k in names])
         found: list[Question] = []
@@ -112,7 +112,9 @@ class World:
             got = 0
             for roll in rng.random(_TRIES * per_time):
                 at = int(np.searchsorted(cumulative, roll * cumulative[-1], side="right"))
-                question = make(self.schedule, names[min(at, len(names) - 1)], int(t), rng, min_age_frames)
+                question = make(
+                    self.schedule, names[min(at, len(names) - 1)], int(t), rng, min_age_frames
+                )
                 if question is not None:
                     found.append(question)
                     got += 1
