@@ -1,6 +1,6 @@
 """How a question reads the memory: straight from the cache, over recalled tokens, or beside fresh frames.
 
-Everything here happens inside `StreamCache.transient()`: whatever a question does to the cache is undone.
+Everything here happens on `StreamState.for_reading()`: what a question does to its cache, the stream never sees.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from hermes_lab.attention import Pass
-from hermes_lab.cache import LayerState
+from hermes_lab.cache import LayerState, StreamCache
 from hermes_lab.decision import Evidence, call, view_of
 from hermes_lab.engine import Engine, Wants, frames_of
 from hermes_lab.errors import PolicyError
@@ -29,7 +29,7 @@ from hermes_lab.tokens import Role
 
 @dataclass(frozen=True)
 class Reader:
-    """Sets the cache up for a question and prefills it."""
+    """Sets the cache up for a question and prefills it; `stream` is the question's own."""
 
     engine: Engine
     stream: StreamState
@@ -37,7 +37,7 @@ class Reader:
     seed: int
 
     def prefill(self, question: Segment, wants: Wants) -> Float[Tensor, "new hidden"]:
-        """Prefill the question over what the policy lets it read; call inside `cache.transient()`."""
+        """Prefill the question over what the policy lets it read."""
         plan = self.policy.read_plan()
         cache = self.stream.cache
         fresh = self._fresh(plan.recent_frames, wants) if plan.recent_frames else None
@@ -183,7 +183,7 @@ class Reader:
 
 def decode(
     engine: Engine,
-    stream: StreamState,
+    cache: StreamCache,
     first_hidden: Float[Tensor, "new hidden"],
     *,
     max_new_tokens: int,
@@ -198,7 +198,7 @@ def decode(
         if token in stop or remaining == 1:
             return
         segment = token_segment(engine, token)
-        hidden = engine.forward(stream.cache, segment, "question", wants=wants)
+        hidden = engine.forward(cache, segment, "question", wants=wants)
         logits = engine.logits(hidden[-1:])[0]
 
 

@@ -223,22 +223,25 @@ class StreamSession:
             top: how many of the likeliest first tokens to report.
 
         Raises:
-            LabError: the question is empty, or nothing was fed yet.
+            LabError: the question is empty, no frame was fed yet, or `max_new_tokens` is not positive.
         """
         started = self._clock()
-        summarizer = self._summarizer("question") if self._wants_attention(attention) else None
+        if max_new_tokens < 1:
+            raise LabError(f"An answer needs at least one token, got max_new_tokens={max_new_tokens}.")
+        stream = self.reading_stream()
+        wanted = self._wants_attention(attention)
+        summarizer = self._summarizer("question", stream) if wanted else None
         ids: list[int] = []
         first_logits: Tensor | None = None
         first_s = started
         attended: tuple[int, ...] = ()
-        with self._stream.cache.transient():
-            for token, logits in self._generate(question, max_new_tokens, summarizer):
-                if first_logits is None:
-                    first_s, first_logits = self._clock(), logits
-                    attended = tuple(state.tokens for state in self._stream.cache.states)
-                ids.append(token)
-                if on_token is not None:
-                    on_token(self.engine.adapter.decode(ids))
+        for token, logits in self._generate(stream, question, max_new_tokens, summarizer):
+            if first_logits is None:
+                first_s, first_logits = self._clock(), logits
+                attended = tuple(state.tokens for state in stream.cache.states)
+            ids.append(token)
+            if on_token is not None:
+                on_token(self.engine.adapter.decode(ids))
         assert first_logits is not None
         tpot_s = (self._clock() - first_s) / (len(ids) - 1) if len(ids) > 1 else float("nan")
         answer = Answer(
@@ -262,46 +265,60 @@ class StreamSession:
         return answer
 
     def stream_answer(self, question: str, *, max_new_tokens: int = 32) -> Iterator[str]:
-        """The answer so far, token by token; leaving the loop early is fine."""
+        """The answer so far, token by token, from what is remembered when the first token is asked for.
+
+        Leaving the loop early, feeding frames and asking other questions between two tokens are all fine.
+        """
         ids: list[int] = []
-        with self._stream.cache.transient():
-            for token, _ in self._generate(question, max_new_tokens, None):
-                ids.append(token)
-                yield self.engine.adapter.decode(ids)
+        for token, _ in self._generate(self.reading_stream(), question, max_new_tokens, None):
+            ids.append(token)
+            yield self.engine.adapter.decode(ids)
 
     def question_logits(self, question: str) -> Float[Tensor, "new vocabulary"]:
         """Logits at every token of the question's turn; the last row predicts the answer's first token."""
-        with self._stream.cache.transient():
-            hidden = self.prefill_question(question, self._wants())
-            return self.engine.logits(hidden)
+        hidden = self.prefill_question(question, self._wants())
+        return self.engine.logits(hidden)
+
+    def reading_stream(self) -> StreamState:
+        """The stream on a cache of its own, which a question may write to; tensors are shared, not copied."""
+        return self._stream.for_reading(self.engine.new_cache())
 
     def _generate(
-        self, question: str, max_new_tokens: int, summarizer: Summarizer | None
+        self,
+        stream: StreamState,
+        question: str,
+        max_new_tokens: int,
+        summarizer: Summarizer | None,
     ) -> Iterator[tuple[int, Tensor]]:
         wants = self._wants()
         reads = wants
         if summarizer is not None:
             reads = replace(wants, rows=slice(None), on_rows=summarizer.add)
-        hidden = self.prefill_question(question, reads)
+        hidden = self.prefill_question(question, reads, stream)
         yield from reading.decode(
-            self.engine, self._stream, hidden, max_new_tokens=max_new_tokens, wants=wants
+            self.engine, stream.cache, hidden, max_new_tokens=max_new_tokens, wants=wants
         )
 
     def _wants(self) -> Wants:
         return Wants(knockouts=tuple(self.knockouts), board=self.board)
 
-    def prefill_question(self, question: str, wants: Wants) -> Float[Tensor, "new hidden"]:
-        """Prefill a question's turn; call inside `stream.cache.transient()`, which undoes it.
+    def prefill_question(
+        self, question: str, wants: Wants, stream: StreamState | None = None
+    ) -> Float[Tensor, "new hidden"]:
+        """Prefill a question's turn on a `reading_stream()`; None: a fresh one.
 
         Raises:
-            LabError: the question is empty.
+            LabError: the question is empty, or no frame was fed yet.
         """
         if not question.strip():
             raise LabError("The question is empty; ask something.")
+        if not self._stream.frames_seen:
+            raise LabError("No frame was fed yet, so there is nothing to ask about; feed some first.")
         segment = self.engine.adapter.question(question)
         if wants.rows is not None:
             wants = replace(wants, rows=slice(0, len(segment)))
-        reader = reading.Reader(self.engine, self._stream, self.policy, self.seed)
+        stream = self.reading_stream() if stream is None else stream
+        reader = reading.Reader(self.engine, stream, self.policy, self.seed)
         return reader.prefill(segment, wants)
 
     def _top(self, logits: Tensor, count: int) -> tuple[tuple[str, float], ...]:
@@ -405,8 +422,8 @@ class StreamSession:
     def _wants_attention(self, attention: bool | None) -> bool:
         return self.record_level != "off" if attention is None else attention
 
-    def _summarizer(self, group: str) -> Summarizer:
-        stream = self._stream
+    def _summarizer(self, group: str, stream: StreamState | None = None) -> Summarizer:
+        stream = self._stream if stream is None else stream
         keep = self._record_rows if group == "question" else ()
         return Summarizer(
             group, lambda layer: stream.cache.states[layer], stream.table, self.engine.layers,

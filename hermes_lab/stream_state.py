@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from hermes_lab.cache import LayerState, StreamCache
@@ -75,6 +75,11 @@ class StreamState:
             memory=copy.deepcopy(self.memory),
             history=list(self.history),
         )
+
+    def for_reading(self, cache: StreamCache) -> StreamState:
+        """The same stream on `cache` (a new, empty one), for a question: what is done there stays there."""
+        cache.states = self.cache.states
+        return replace(self, cache=cache)
 
     def mark(self) -> Callable[[], None]:
         """A function that puts everything back to where it is now."""

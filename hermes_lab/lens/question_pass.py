@@ -41,7 +41,7 @@ def question_pass(
     *,
     knockouts: Sequence[Knockout] = (),
 ) -> QuestionPass:
-    """Prefill a question and roll it back, keeping the activations that `names` asks for.
+    """Prefill a question beside the stream, keeping the activations that `names` asks for.
 
     Args:
         names: a hook name, several, or a predicate over names; None: all of them.
@@ -59,11 +59,11 @@ def question_pass(
         caught[hook.name] = tensor.detach()
 
     hooks = [(name, catch) for name in resolve(session, names)]
-    with session.hooks(hooks), session.stream.cache.transient():
-        hidden = session.prefill_question(
-            question, Wants(knockouts=(*session.knockouts, *knockouts), board=session.board)
-        )
-        states = session.stream.cache.states
+    wants = Wants(knockouts=(*session.knockouts, *knockouts), board=session.board)
+    stream = session.reading_stream()
+    with session.hooks(hooks):
+        hidden = session.prefill_question(question, wants, stream)
+    states = stream.cache.states
     return QuestionPass(hidden, caught, states)
 
 

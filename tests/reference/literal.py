@@ -40,7 +40,9 @@ class Head:
 class Layer:
     heads: list[Head]
     next: int = 0
-    video: tuple[int, int] | None = None  # (t of the next group of frames, start of the h and w axes)
+    video: tuple[int, int] | None = (
+        None  # (t of the next group of frames, start of the h and w axes)
+    )
 
 
 @dataclass
@@ -49,7 +51,9 @@ class Literal:
 
     folder: Path
     hide: Hide | None = None
-    patterns: list[Tensor] = field(default_factory=list)  # of the last forward, [query_head, new, token]
+    patterns: list[Tensor] = field(
+        default_factory=list
+    )  # of the last forward, [query_head, new, token]
 
     def __post_init__(self) -> None:
         self.model = _load_double(self.folder)
@@ -206,9 +210,7 @@ class Literal:
         return torch.stack([self.rotate(h.keys, h.positions, layer) for h in heads])
 
 
-def place(
-    memory: Layer, segment: Segment
-) -> tuple[Tensor, tuple[int, tuple[int, int] | None]]:
+def place(memory: Layer, segment: Segment) -> tuple[Tensor, tuple[int, tuple[int, int] | None]]:
     """Positions of a segment in a layer, and (next, video) behind it, as `Segment.anchor` says in words."""
     if segment.anchor == "next":
         positions, video = segment.rel + memory.next, memory.video

@@ -15,7 +15,14 @@ from torch import Tensor
 from hermes_lab import StreamSession
 from hermes_lab.lab import Lab
 from hermes_lab.models.base import Segment
-from hermes_lab.policies.base import UNBOUNDED, LayerView, Policy, Scores
+from hermes_lab.policies.base import (
+    UNBOUNDED,
+    Admission,
+    Arrival,
+    LayerView,
+    Policy,
+    Scores,
+)
 from hermes_lab.snapshot import Snapshot
 from tests.reference.literal import Literal
 
@@ -119,3 +126,9 @@ class Beside:
         kept = self.session.stream.cache.states[layer].positions
         expected = torch.stack([h.positions for h in self.reference.layers[layer].heads])
         return kept.expand(len(expected), -1, -1), expected
+
+
+def admit_even(self: Policy, arrival: Arrival, memory: dict[str, Any]) -> Admission:
+    """Let every other token in, explained by its index."""
+    keep = torch.arange(0, len(arrival.frame), 2)
+    return Admission(keep, terms={"index": torch.arange(len(arrival.frame)).float()})
