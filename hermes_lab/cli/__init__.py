@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except LabError as error:
         if os.environ.get("HERMES_LAB_DEBUG"):
             raise
-        errors.print(f"[bold red]Error:[/] {_plain(str(error))}")
+        errors.print(f"[bold red]Error:[/] {_plain(str(error))}", soft_wrap=True)
         return 2
     except KeyboardInterrupt:
         errors.print("Interrupted.")
@@ -74,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         show_usage = getattr(error, "format_message", None)
         if show_usage is None:
             raise
-        errors.print(f"[bold red]Error:[/] {_plain(show_usage())}")
+        errors.print(f"[bold red]Error:[/] {_plain(show_usage())}", soft_wrap=True)
         return int(getattr(error, "exit_code", 2))
     return code if isinstance(code, int) else 0
 

@@ -138,7 +138,8 @@ class Run:
             f"probe {milliseconds(times.probe_s)}   decide {milliseconds(times.decide_s)}",
             *snapshot.notes,
         ]
-        title = f"{session.lab.name} under {session.policy.name}: what each layer still holds"
+        model = session.lab.name.rstrip("/").rsplit("/", 1)[-1]
+        title = f"{model} under {session.policy.name}: what each layer still holds"
         return Panel(
             Text("\n".join(lines)), title=title, title_align="left",
             subtitle="layers down, stream time across; blank = forgotten, █ = all kept",
@@ -283,6 +284,10 @@ def _prepare(
     from hermes_lab.lab import load
     from hermes_lab.session import StreamSession
 
+    if not errors.is_terminal:
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()  # bars are for people; logs and pipes get sentences
     with errors.status(f"loading {model}"):
         lab = load(model, dtype=dtype, device=device, device_map=device_map)
     if chosen.budgets(lab.layers) is None and chosen.name != "full":

@@ -1,0 +1,322 @@
+"""The command line as a person uses it: the main job, and one sentence for everything that can go wrong."""
+
+from __future__ import annotations
+
+import errno
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from hermes_lab import policies, video
+from hermes_lab.cli import main
+from hermes_lab.cli.run import PARTIAL_INPUT, Question, split_at
+from hermes_lab.cli.strip import SHADES, held_share, render
+from hermes_lab.policies.base import LayerView, Policy
+from hermes_lab.recording import Recording
+from hermes_lab.video import Chunk, Frame
+
+WORLD = "world:seed=7,frames=24"
+
+
+@pytest.fixture(scope="module")
+def model(checkpoint: Callable[..., Path]) -> str:
+    return str(checkpoint("llava_onevision"))
+
+
+@pytest.fixture
+def clip(tmp_path: Path) -> Path:
+    generator = np.random.default_rng(0)
+    frames = generator.integers(0, 256, (24, 64, 64, 3), dtype=np.uint8)
+    return video.write(tmp_path / "clip.mp4", frames, fps=1)
+
+
+def report(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, dict[str, Any]]:
+    code = main(["run", *arguments, "--json"])
+    return code, json.loads(capsys.readouterr().out)
+
+
+# --- the main job -----------------------------------------------------------------------------
+def test_run_streams_asks_and_records(
+    model: str, clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "recording"
+    code, said = report(
+        capsys, str(clip), "--model", model, "--policy", "fifo", "--budget", "48", "--chunk-frames", "8",
+        "--ask", "what is this?@12.5", "--ask", "and now?", "--record", str(folder), "--max-new-tokens", "3",
+    )  # fmt: skip
+    assert code == 0
+    assert said["frames"] == 24
+    assert said["held_tokens"] == [48] * 4
+    assert [a["question"] for a in said["answers"]] == ["what is this?", "and now?"]
+    # the clip has one frame a second: at 12.5 s the newest frame is that of second 12
+    assert [a["time_s"] for a in said["answers"]] == [12.0, 23.0]
+    recording = Recording.open(folder)
+    assert recording.manifest.status == "finished"
+    assert sum(len(step.frames) for step in recording.steps) == 24
+    assert [a.question for a in recording.answers] == ["what is this?", "and now?"]
+    assert main(["show", str(folder)]) == 0
+    shown = capsys.readouterr().out
+    assert "what is this?" in shown
+    assert "fifo" in shown
+    assert main(["show", str(folder), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["frames"] == 24
+
+
+def test_folder_of_images_and_world_are_sources(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for number in range(3):
+        Image.new("RGB", (40, 40), (number * 80, 0, 0)).save(folder / f"frame{number}.png")
+    code, said = report(capsys, str(folder), "--model", model)
+    assert (code, said["frames"]) == (0, 3)
+    code, said = report(capsys, WORLD, "--model", model, "--max-frames", "5")
+    assert (code, said["frames"]) == (0, 5)
+
+
+def test_live_view_shows_the_strip_and_says_what_to_do_next(
+    model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert (
+        main(
+            [
+                "run",
+                WORLD,
+                "--model",
+                model,
+                "--budget",
+                "40",
+                "--max-new-tokens",
+                "2",
+                "--ask",
+                "what?",
+            ]
+        )
+        == 0
+    )
+    said = capsys.readouterr()
+    assert "layers down, stream time across" in said.err
+    assert "what?" in said.out
+    assert "--record" in said.out
+
+
+def test_same_seed_same_decisions(model: str, tmp_path: Path) -> None:
+    held: list[np.ndarray[Any, Any]] = []
+    for name in ("a", "b"):
+        folder = tmp_path / name
+        assert main(["run", WORLD, "--model", model, "--policy", "random", "--budget", "40", "--quiet",
+                     "--record", str(folder)]) == 0  # fmt: skip
+        held.append(Recording.open(folder).steps[-1].held[2])
+    assert np.array_equal(held[0], held[1])
+
+
+# --- small parts ---------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("spec", "text", "at_s"),
+    [
+        ("what is it?", "what is it?", None),
+        ("what is it?@12.5", "what is it?", 12.5),
+        ("what is it? @1:05", "what is it?", 65.0),
+        ("mail me@home", "mail me@home", None),
+    ],
+)
+def test_questions_may_carry_their_second(spec: str, text: str, at_s: float | None) -> None:
+    assert Question.parse(spec) == Question(text, at_s)
+
+
+def test_a_question_sees_exactly_the_frames_up_to_its_second() -> None:
+    picture = np.zeros((2, 2, 3), np.uint8)
+    chunk = Chunk(Frame(picture, i, float(i)) for i in range(4, 8))
+    early, middle, last, later = (Question(str(t), t) for t in (1.0, 5.5, 7.0, 9.0))
+    parts = split_at(chunk, [early, middle, last, later])
+    assert [[f.index for f in part] for part, _ in parts] == [[], [4, 5], [6, 7]]
+    assert [asked for _, asked in parts] == [[early], [middle], [last]]
+
+
+def test_strip_shades_by_what_is_held() -> None:
+    frame = np.repeat(np.arange(4), 10)
+    held = [np.arange(40)[None], np.array([[0, 30, 31, 32, 33, 34]])]
+    share = held_share(held, frame, frames_seen=4, columns=4)
+    assert share.tolist() == [[1, 1, 1, 1], [0.1, 0, 0, 0.5]]
+    lines = render(share)
+    assert lines[0].endswith(SHADES[4] * 4)
+    assert lines[1].endswith(SHADES[1] + SHADES[0] * 2 + SHADES[2])
+    assert len(render(np.ones((40, 3)))) <= 14
+
+
+def test_listings(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["policies", "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)
+    assert {"full", "fifo", "hermes", "recent_frames"} <= {p["name"] for p in listed}
+    assert all(p["source"] and p["title"] for p in listed)
+    assert main(["policies", "hermes"]) == 0
+    assert "lambdas" in capsys.readouterr().out
+    assert main(["models", "--json"]) == 0
+    families = json.loads(capsys.readouterr().out)["families"]
+    assert {"llava_onevision", "qwen2_5_vl", "qwen3_vl"} <= {f["name"] for f in families}
+
+
+# --- bad input -----------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["missing.mp4"], "missing.mp4"),
+        ([WORLD, "--budget", "0"], "positive number"),
+        ([WORLD, "--budget", "-4"], "positive number"),
+        ([WORLD, "--budget", "2"], "protected prefix"),
+        ([WORLD, "--policy", "hermez"], "hermes"),
+        ([WORLD, "--policy", "fifo(budgets=3)"], "budget"),
+        ([WORLD, "--positions", "lasy"], "lazy"),
+        ([WORLD, "--fps", "0"], "fps"),
+        ([WORLD, "--chunk-frames", "0"], "at least"),
+        ([WORLD, "--record-level", "everything"], "summary"),
+        ([WORLD, "--policy", "oracle"], "upper bound"),
+        (["world:seed=x"], "seed"),
+        ([WORLD, "--nonsense"], "nonsense"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_a_failure(
+    model: str, arguments: list[str], expected: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run", "--model", model, *arguments]) == 2
+    said = capsys.readouterr().err.strip()
+    assert said.startswith("Error:")
+    assert expected in said
+    assert "Traceback" not in said
+    assert len(said.splitlines()) == 1
+
+
+def test_unknown_model_names_the_known(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", WORLD, "--model", "pocketz"]) == 2
+    assert "pocketz" in capsys.readouterr().err
+
+
+def test_file_without_video_stream(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = tmp_path / "notes.mp4"
+    text.write_text("this is no video")
+    assert main(["run", str(text), "--model", model]) == 2
+    assert "notes.mp4" in capsys.readouterr().err
+
+
+def test_truncated_video_is_used_up_to_the_damage_and_reported(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    generator = np.random.default_rng(0)
+    frames = generator.integers(0, 256, (40, 64, 64, 3), dtype=np.uint8)
+    whole = video.write(tmp_path / "whole.mkv", frames, fps=1)
+    broken = tmp_path / "broken.mkv"
+    broken.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    folder = tmp_path / "recording"
+    code, said = report(capsys, str(broken), "--model", model, "--record", str(folder))
+    assert code == PARTIAL_INPUT
+    assert 0 < said["frames"] < 40
+    assert said["problem"]
+    assert sum(len(step.frames) for step in Recording.open(folder).steps) == said["frames"]
+
+
+def test_existing_recording_is_not_touched(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "kept"
+    assert main(["run", WORLD, "--model", model, "--quiet", "--record", str(folder)]) == 0
+    before = {f: f.read_bytes() for f in folder.rglob("*") if f.is_file()}
+    assert main(["run", WORLD, "--model", model, "--quiet", "--record", str(folder)]) == 2
+    assert "--overwrite" in capsys.readouterr().err
+    assert {f: f.read_bytes() for f in folder.rglob("*") if f.is_file()} == before
+    assert (
+        main(["run", WORLD, "--model", model, "--quiet", "--record", str(folder), "--overwrite"])
+        == 0
+    )
+
+
+class _Faulty(Policy):
+    """Ranks with NaN, or raises, from its second decision on."""
+
+    name = "faulty"
+    title = "fails on purpose"
+    source = "test"
+
+    def score(self, view: LayerView) -> torch.Tensor:
+        if view.step < 1:
+            return view.ids.float()
+        if self.budget_tokens == 41:
+            raise RuntimeError("it broke")
+        return torch.full_like(view.ids, float("nan"), dtype=torch.float32)
+
+
+@pytest.mark.parametrize(("budget", "expected"), [("40", "NaN"), ("41", "it broke")])
+def test_faulty_policy_is_refused_and_what_was_recorded_stays(
+    model: str, tmp_path: Path, budget: str, expected: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    policies.register(_Faulty)
+    try:
+        folder = tmp_path / "recording"
+        code = main(["run", WORLD, "--model", model, "--policy", "faulty", "--budget", budget, "--quiet",
+                     "--chunk-frames", "8", "--record", str(folder)])  # fmt: skip
+    finally:
+        policies.unregister("faulty")
+    assert code == 2
+    assert expected in capsys.readouterr().err
+    recording = Recording.open(folder)
+    assert recording.manifest.status == "aborted"
+    assert len(recording.steps) == 1
+
+
+def test_full_disk_ends_the_recording_but_not_the_stream(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import hermes_lab.recording.writer as writer
+
+    written = writer.write_whole
+
+    def full(path: Path, data: bytes) -> None:
+        if "000002" in path.name:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        written(path, data)
+
+    monkeypatch.setattr(writer, "write_whole", full)
+    folder = tmp_path / "recording"
+    code, said = report(capsys, WORLD, "--model", model, "--chunk-frames", "4", "--record", str(folder),
+                        "--ask", "what?")  # fmt: skip
+    assert code == PARTIAL_INPUT
+    assert said["frames"] == 24
+    assert len(said["answers"]) == 1
+    assert "disk is full" in said["problem"]
+    assert len(Recording.open(folder).steps) == 2
+
+
+def test_camera_that_goes_away(
+    model: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    opened = video.open
+
+    def camera(source: object, **options: Any) -> Any:
+        found = opened(WORLD, **options)
+        chunks = found.chunks
+
+        def until_it_goes(count: int) -> Iterator[Chunk]:
+            yield from chunks(count)
+            found.damage = "The camera went away after 24 frames."
+
+        monkeypatch.setattr(found, "chunks", until_it_goes)
+        return found
+
+    monkeypatch.setattr(video, "open", camera)
+    code, said = report(capsys, "0", "--model", model)
+    assert code == PARTIAL_INPUT
+    assert said["frames"] == 24
+    assert "went away" in said["problem"]
+
+
+def test_missing_recording(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["show", str(tmp_path / "nothing")]) == 2
+    assert "nothing" in capsys.readouterr().err
