@@ -1,0 +1,79 @@
+"""Results per stream on disk, so that a killed run goes on where it stopped."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from analysis.codec import to_plain
+
+Arrays = dict[str, npt.NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Store:
+    """Named sets of arrays under one folder; each file appears whole or not at all."""
+
+    folder: Path
+
+    def get(self, key: tuple[str, ...], make: Callable[[], Mapping[str, npt.ArrayLike]]) -> Arrays:
+        """The arrays stored under `key`, made and stored first where they are missing or damaged."""
+        path = self.path(key)
+        found = self.read(path)
+        if found is None:
+            found = {name: np.asarray(value) for name, value in make().items()}
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial = path.with_name(f".{path.name}.{os.getpid()}")
+            with partial.open("wb") as file:
+                np.savez(file, **found)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+        return found
+
+    def has(self, key: tuple[str, ...]) -> bool:
+        """Whether something is stored under `key`."""
+        return self.path(key).exists()
+
+    def path(self, key: tuple[str, ...]) -> Path:
+        """The file of a key."""
+        return self.folder.joinpath(*key).with_suffix(".npz")
+
+    @staticmethod
+    def read(path: Path) -> Arrays | None:
+        """The arrays of a file; None where it is missing or not readable."""
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                return {name: file[name] for name in file.files}
+        except (FileNotFoundError, ValueError, zipfile.BadZipFile, EOFError):
+            return None
+
+
+def fingerprint(*parts: Any) -> str:
+    """A short hash of plain values and dataclasses."""
+    text = json.dumps([to_plain(p) for p in parts], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+@torch.no_grad()
+def weights_fingerprint(model: nn.Module) -> str:
+    """A short hash of a model's shapes and of a sample of its weights, [up to 256 a tensor]."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        flat = tensor.detach().flatten()
+        step = max(1, flat.numel() // 256)
+        sample = flat[::step].to("cpu", torch.float32).contiguous().numpy()
+        digest.update(f"{name}{tuple(tensor.shape)}".encode())
+        digest.update(sample.tobytes())
+    return digest.hexdigest()[:12]
