@@ -21,6 +21,10 @@ from typing import Any
 import torch
 from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration
 
+from hermes_lab.lab import Lab
+from hermes_lab.models.llava_onevision import LlavaOnevision
+from hermes_lab.pocket.vocabulary import tokenizer
+
 HIDDEN = 64
 VISION = 32
 MARK = VISION - 1  # channel that marks the anchor cell
@@ -192,3 +196,10 @@ def _plant_output(model: LlavaOnevisionForConditionalGeneration) -> None:
     head = model.lm_head.weight.zero_()
     head[0::2, RECENT_AT : RECENT_AT + READ] = torch.randn(len(head[0::2]), READ)
     head[1::2, ANCHOR_AT : ANCHOR_AT + READ] = torch.randn(len(head[1::2]), READ)
+
+
+def planted_lab(plant: Plant | None = None, *, seed: int = 0) -> Lab:
+    """The planted model ready to stream, with the default model's words as its tokenizer."""
+    words = tokenizer()
+    model = planted_model(plant, vocab_size=len(words), seed=seed)
+    return Lab(LlavaOnevision(model=model, tokenizer=words, name="planted"))

@@ -1,0 +1,223 @@
+"""Attention of one stream on a full cache, reduced to features per layer and head.
+
+Features are taken of every question's own rows and averaged afterwards, so that averaging cannot invent
+structure. All are conditional on the video: attention to text is reported beside them, not mixed in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from analysis.estimators import concentration, periodicity, recency
+from analysis.nulls import position_only
+from analysis.streams import HORIZONS, Grid, Stream, Transform, encode
+from hermes_lab import guidance
+from hermes_lab.engine import Wants
+from hermes_lab.lab import Lab
+from hermes_lab.lens.question_pass import question_pass
+from hermes_lab.policies.base import Guidance
+from hermes_lab.policies.hermes import Hermes
+from hermes_lab.session import StreamSession
+from hermes_lab.tokens import Role
+
+Array = npt.NDArray[np.float64]
+PERMUTATIONS = 4  # of content, behind every position-only row
+GROUPS = (*HORIZONS, "rows", "guidance_local", "guidance_global", "visual", "position_only")
+"""Query rows that are read: the question's last token by horizon, all of its tokens, HERMES' two prompts, the
+newest frame's tokens, and the question's last token with keys' content permuted."""
+
+
+def features(grid: Array) -> dict[str, Array]:
+    """What is kept of attention grids [..., frame, slot]."""
+    rhythm = periodicity.periodicity(grid)
+    flat = grid.reshape(*grid.shape[:-2], -1)
+    return {
+        "profile": recency.age_profile(grid),
+        "slots": periodicity.slot_profile(grid),
+        "acf": rhythm.acf,
+        "prominence": rhythm.prominence,
+        "spectrum": rhythm.spectrum,
+        "phase_lock": rhythm.phase_lock,
+        "entropy": concentration.entropy_ratio(flat),
+        "top_mass": concentration.top_mass(flat),
+        "mass": flat.sum(-1),
+    }
+
+
+def observe(
+    lab: Lab,
+    stream: Stream,
+    *,
+    transform: Transform = "none",
+    chunk_frames: int = 16,
+    per_horizon: int = 3,
+) -> dict[str, Array]:
+    """Features of one stream, named "group/feature", each [layer, head, ...].
+
+    Beside them: "tokens/first" and "tokens/text", the mass of the last question token on the first cached
+    token and on all text (means over questions), and "tokens/massive" [layer, frame, slot], the largest
+    RMS-normalised activation of every visual token where a layer begins.
+    """
+    session, massive, visual = _feed(lab, stream, transform, chunk_frames)
+    grid = Grid.of(session)
+    out: dict[str, Array] = {f"visual/{k}": v for k, v in features(visual(grid)).items()}
+    out["tokens/massive"] = massive[:, grid.ids]
+    collected: dict[str, list[dict[str, Array]]] = {}
+    text: list[dict[str, Array]] = []
+    for number, question in enumerate(stream.questions(per_horizon)):
+        last, mean, tokens = question_rows(session, grid, question.text)
+        collected.setdefault(question.horizon, []).append(features(last))
+        collected.setdefault("rows", []).append(features(mean))
+        text.append(tokens)
+        if number % per_horizon == 0:
+            alone = position_only_grid(session, grid, question.text, seed=stream.seed)
+            collected.setdefault("position_only", []).append(features(alone))
+    for name, rows in guidance_rows(session, grid, paper_prompts()).items():
+        collected[f"guidance_{name}"] = [features(rows)]
+    for group, several in collected.items():
+        for name in several[0]:
+            out[f"{group}/{name}"] = np.mean([one[name] for one in several], axis=0)
+    for name in text[0]:
+        out[f"tokens/{name}"] = np.mean([one[name] for one in text], axis=0)
+    return {name: value.astype(np.float32) for name, value in out.items()}
+
+
+# --- rows ----------------------------------------------------------------------------------------
+def question_rows(
+    session: StreamSession, grid: Grid, question: str
+) -> tuple[Array, Array, dict[str, Array]]:
+    """Attention of a question on the video: last token, mean over its tokens, each [layer, head, frame, slot];
+    and the last token's mass on the first cached token and on all text, [layer, head]."""
+    last: dict[int, Array] = {}
+    mean: dict[int, Array] = {}
+    first: dict[int, Array] = {}
+    table_role = session.table.column("role")
+    cached_text = np.flatnonzero(table_role != Role.VISUAL)
+
+    def on_rows(layer: int, rows: Tensor) -> None:
+        weights = rows.double().cpu().numpy()
+        last[layer] = weights[:, -1, grid.ids]
+        mean[layer] = weights[..., grid.ids].mean(1)
+        new = weights[:, -1, len(table_role) :].sum(-1)
+        first[layer] = np.stack(
+            [weights[:, -1, 0], weights[:, -1, cached_text].sum(-1) + new], axis=-1
+        )
+
+    with session.stream.cache.transient():
+        session.prefill_question(question, Wants(rows=slice(None), on_rows=on_rows))
+    order = sorted(last)
+    text = np.stack([first[layer] for layer in order])
+    return (
+        np.stack([last[layer] for layer in order]),
+        np.stack([mean[layer] for layer in order]),
+        {"first": text[..., 0], "text": text[..., 1]},
+    )
+
+
+def paper_prompts() -> dict[str, Guidance]:
+    """HERMES' two prompts (Appendix B), propagated through the layers."""
+    policy = Hermes.paper()
+    return {
+        "local": Guidance("local", policy.local_prompt),
+        "global": Guidance("global", policy.global_prompt),
+    }
+
+
+def guidance_rows(
+    session: StreamSession, grid: Grid, prompts: Mapping[str, Guidance]
+) -> dict[str, Array]:
+    """Attention of pseudo-queries, mean over their tokens: name -> [layer, head, frame, slot]."""
+    engine = session.engine
+    rows: dict[str, dict[int, Array]] = {name: {} for name in prompts}
+    segments = guidance.segments_for(
+        engine, [replace(g, name=name) for name, g in prompts.items()], None
+    )
+
+    def on_rows(name: str, layer: int, weights: Tensor) -> None:
+        rows[name][layer] = weights.double().mean(1).cpu().numpy()[:, grid.ids]
+
+    guidance.read(engine, session.stream.cache, segments, on_rows)
+    return {name: np.stack([found[i] for i in sorted(found)]) for name, found in rows.items()}
+
+
+def position_only_grid(session: StreamSession, grid: Grid, question: str, *, seed: int) -> Array:
+    """Attention of a question's last token when video keys swap their content, [layer, head, frame, slot]."""
+    engine = session.engine
+    names = [f"blocks.{layer}.attn.hook_rot_q" for layer in range(engine.layers)]
+    seen = question_pass(session, question, names)
+    out: list[Array] = []
+    for layer, name in enumerate(names):
+        state = seen.states[layer]
+        assert state.keys is not None
+        cached = len(session.table)
+        positions = state.positions
+
+        def rotate(keys: Tensor, layer: int = layer, positions: Tensor = positions) -> Tensor:
+            return engine.rope.rotate(keys, torch.zeros_like(positions), positions, layer)
+
+        unrotated = engine.rope.rotate(
+            state.keys[0].float(), positions, torch.zeros_like(positions), layer
+        )
+        movable = np.zeros(state.tokens, dtype=bool)
+        movable[grid.ids.ravel()] = True
+        assert cached <= state.tokens
+        query = seen.activations[name][0, -1:].transpose(0, 1)
+        scaling = float(cast(Any, engine.adapter.layers[layer]).self_attn.scaling)
+        rows = position_only(
+            query,
+            unrotated,
+            rotate,
+            movable=movable,
+            scaling=scaling,
+            permutations=PERMUTATIONS,
+            seed=seed + layer,
+        )
+        out.append(rows[:, 0].double().cpu().numpy()[:, grid.ids])
+    return np.stack(out)
+
+
+def _feed(
+    lab: Lab, stream: Stream, transform: Transform, chunk_frames: int
+) -> tuple[StreamSession, Array, Callable[[Grid], Array]]:
+    """Feed a stream; also the massive activations [layer, token] and the newest frame's rows."""
+    segments = encode(lab, stream, chunk_frames=chunk_frames, transform=transform)
+    session = StreamSession(lab, "full")
+    layers = session.engine.layers
+    massive: list[list[Array]] = [[] for _ in range(layers)]
+    patterns: dict[int, Array] = {}
+
+    def on_residual(tensor: Tensor, hook: Any) -> None:
+        x = tensor[0].float()
+        rms = x.square().mean(-1, keepdim=True).sqrt().clamp_min(1e-9)
+        largest = (x / rms).abs().amax(-1)
+        massive[_layer(hook)].append(largest.double().cpu().numpy())
+
+    def on_pattern(tensor: Tensor, hook: Any) -> None:
+        patterns[_layer(hook)] = tensor[0].double().mean(1).cpu().numpy()
+
+    prefix = np.full(session.protected_tokens, np.nan)
+    residual = [(f"blocks.{i}.hook_resid_pre", on_residual) for i in range(layers)]
+    with session.hooks(residual):
+        for segment in segments[:-1]:
+            session.feed_segment(segment)
+        with session.hooks([(f"blocks.{i}.attn.hook_pattern", on_pattern) for i in range(layers)]):
+            session.feed_segment(segments[-1])
+    magnitude = np.stack([np.concatenate([prefix, *parts]) for parts in massive])
+
+    def visual(grid: Grid) -> Array:
+        # The newest frame's own tokens see each other only in part, so their frame is left out.
+        earlier = replace(grid, ids=grid.ids[:-1])
+        return np.stack([patterns[i][:, earlier.ids] for i in range(layers)])
+
+    return session, magnitude, visual
+
+
+def _layer(hook: Any) -> int:
+    return int(str(hook.name).split(".")[1])
