@@ -1,0 +1,145 @@
+"""Many knockouts of one question in few passes, and the token sets that are knocked out.
+
+Copies of the question stand side by side in one block-masked pass, each blind to other tokens. That is the
+same computation as `hermes_lab.lens.knockout`, one at a time, and is tested to agree with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from analysis.streams import Grid
+from hermes_lab.engine import Wants, join
+from hermes_lab.session import StreamSession
+
+Mask = npt.NDArray[np.bool_]
+Ids = npt.NDArray[np.int64]
+ROW_KEYS = 60_000_000  # scores of one pass, over heads
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What one copy of a question cannot see.
+
+    Attributes:
+        layers: where.
+        hidden: cached tokens (a full cache: by global id), [token].
+        last_row_only: hidden from the last token of the question only.
+        hide_question: the last token does not see the question's other tokens either.
+    """
+
+    layers: frozenset[int]
+    hidden: Mask
+    last_row_only: bool = False
+    hide_question: bool = False
+
+
+def condition(session: StreamSession, layers: Iterable[int], ids: npt.ArrayLike) -> Condition:
+    """Hide some cached tokens in some layers."""
+    hidden = np.zeros(len(session.table), dtype=bool)
+    hidden[np.asarray(ids, dtype=int).ravel()] = True
+    return Condition(frozenset(layers), hidden)
+
+
+def untouched(session: StreamSession) -> Condition:
+    """Hide nothing."""
+    return condition(session, (), np.empty(0, dtype=int))
+
+
+@torch.inference_mode()
+def knocked_logits(
+    session: StreamSession, question: str, conditions: Sequence[Condition]
+) -> Float[Tensor, "condition vocabulary"]:
+    """Logits of the answer's first token under each condition; the cache is left as it was.
+
+    Works on a full cache, where a token's global id is its place in every layer.
+    """
+    segment = session.engine.adapter.question(question)
+    new, cached = len(segment), len(session.table)
+    per_copy = new * (cached + new) * session.engine.query_heads
+    batch = max(1, ROW_KEYS // per_copy)
+    out: list[Tensor] = []
+    for start in range(0, len(conditions), batch):
+        some = conditions[start : start + batch]
+        out.append(_pass(session, segment, some))
+    return torch.cat(out)
+
+
+def _pass(session: StreamSession, segment: Any, conditions: Sequence[Condition]) -> Tensor:
+    copies, new, cached = len(conditions), len(segment), len(session.table)
+    layers = sorted(frozenset[int]().union(*(c.layers for c in conditions)))
+    masks = {layer: _mask(conditions, layer, new, cached) for layer in layers}
+
+    def blind(scores: Tensor, hook: Any) -> Tensor:
+        layer = int(str(hook.name).split(".")[1])
+        return scores.masked_fill(masks[layer].to(scores.device), float("-inf"))
+
+    single = torch.ones(new, new).tril()
+    block = torch.block_diag(*[single] * copies).bool()
+    cache = session.stream.cache
+    hooks = [(f"blocks.{layer}.attn.hook_attn_scores", blind) for layer in layers]
+    with session.hooks(hooks), cache.transient():
+        wants = Wants(block_mask=block, board=session.board)
+        hidden = session.engine.forward(cache, join([segment] * copies), "question", wants=wants)
+    last = hidden.unflatten(0, (copies, new))[:, -1]
+    return session.engine.logits(last)
+
+
+def _mask(conditions: Sequence[Condition], layer: int, new: int, cached: int) -> Tensor:
+    """Which keys each row of the side-by-side pass must not see, [row, key]."""
+    copies = len(conditions)
+    mask = np.zeros((copies, new, cached + copies * new), dtype=bool)
+    for i, c in enumerate(conditions):
+        if layer in c.layers:
+            rows = slice(-1, None) if c.last_row_only else slice(None)
+            mask[i, rows, :cached] = c.hidden
+            if c.hide_question:
+                mask[i, -1, cached + i * new : cached + (i + 1) * new - 1] = True
+    return torch.from_numpy(mask.reshape(copies * new, -1))
+
+
+# --- token sets --------------------------------------------------------------------------------
+def recent(grid: Grid, frames: int) -> Ids:
+    """Tokens of the newest frames."""
+    return grid.ids[-frames:].ravel()
+
+
+def older(grid: Grid, frames: int) -> Ids:
+    """Tokens of all frames but the newest."""
+    return grid.ids[:-frames].ravel()
+
+
+def slot(grid: Grid, index: int) -> Ids:
+    """One within-frame slot of every frame: the anchors, if that is their slot."""
+    return grid.ids[:, index]
+
+
+def others(grid: Grid, ids: npt.ArrayLike) -> Ids:
+    """All video tokens but the given ones, to keep those alone."""
+    return np.setdiff1d(grid.ids.ravel(), np.asarray(ids))
+
+
+def random_frames(grid: Grid, frames: int, rng: np.random.Generator) -> Ids:
+    """A matched control of `recent`: as many consecutive frames from elsewhere in the stream."""
+    start = int(rng.integers(0, max(1, grid.frames - 2 * frames + 1)))
+    return grid.ids[start : start + frames].ravel()
+
+
+def random_slots(grid: Grid, avoid: int, rng: np.random.Generator) -> Ids:
+    """A matched control of `slot`: one other slot of every frame, drawn frame by frame."""
+    draws = rng.integers(0, grid.slots - 1, grid.frames)
+    return grid.ids[np.arange(grid.frames), draws + (draws >= avoid)]
+
+
+def random_tokens(grid: Grid, count: int, avoid: npt.ArrayLike, rng: np.random.Generator) -> Ids:
+    """A matched control of any set: as many video tokens from outside it."""
+    pool = np.setdiff1d(grid.ids.ravel(), np.asarray(avoid))
+    return np.sort(rng.choice(pool, min(count, len(pool)), replace=False))
