@@ -205,6 +205,12 @@ def run(
     positions: Annotated[
         str | None, typer.Option(help="Position rule: keep, lazy, eager or contiguous.")
     ] = None,
+    next_position: Annotated[
+        str,
+        typer.Option(
+            help="counter never reuses a position; last_kept follows HERMES' released code."
+        ),
+    ] = "counter",
     chunk_frames: Annotated[int, typer.Option(help="Frames per feed step.")] = 16,
     fps: Annotated[float, typer.Option(help="Frames sampled per second of video.")] = 1.0,
     ask: Annotated[
@@ -248,8 +254,8 @@ def run(
         source = str(bundled.clip_path())
         questions = questions or [Question(q.text, q.time_s) for q in bundled.demo_questions()]
     made = _prepare(
-        source, model, policy, budget, positions, chunk_frames, fps, record, record_level, overwrite,
-        max_frames, dtype, device, device_map, seed,
+        source, model, policy, budget, positions, next_position, chunk_frames, fps, record, record_level,
+        overwrite, max_frames, dtype, device, device_map, seed,
     )  # fmt: skip
     work = Run(*made, questions, max_new_tokens, show=not (as_json or quiet))
     _say_domain(work, source)
@@ -270,8 +276,8 @@ def run(
 
 
 def _prepare(
-    source: str, model: str, policy: str, budget: int | None, positions: str | None, chunk_frames: int,
-    fps: float, record: Path | None, record_level: str, overwrite: bool, max_frames: int | None,
+    source: str, model: str, policy: str, budget: int | None, positions: str | None, next_position: str,
+    chunk_frames: int, fps: float, record: Path | None, record_level: str, overwrite: bool, max_frames: int | None,
     dtype: str, device: str | None, device_map: str | None, seed: int,
 ) -> tuple[StreamSession, FrameSource]:  # fmt: skip
     """Check everything that can be checked before the model is loaded, then load it."""
@@ -294,10 +300,13 @@ def _prepare(
         layout = lab.adapter.frame_layout(96, 96)
         default = min(DEFAULT_BUDGET_TOKENS, DEFAULT_BUDGET_FRAMES * layout.visual_tokens)
         chosen = policies.get(policy, budget_tokens=default)
+    if next_position not in ("counter", "last_kept"):
+        raise LabError(f"There is no next position {next_position!r}; take counter or last_kept.")
     if record_level not in ("summary", "rows"):
         raise RecordingError(f"There is no record level {record_level!r}; take summary or rows.")
     session = StreamSession(
         lab, chosen, positions=positions, chunk_frames=chunk_frames, record=record,
+        next_position="last_kept" if next_position == "last_kept" else "counter",
         record_level="rows" if record_level == "rows" else "summary",
         overwrite=overwrite, seed=seed, fps=fps,
         source={"name": frames.name, "kind": frames.kind, "sha256": frames.sha256()},

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -139,10 +138,9 @@ def load(
 
 def _shipped() -> dict[str, Path]:
     """Names and folders of the models that travel with the package."""
-    pocket: Any = importlib.import_module("hermes_lab.pocket")
-    if not hasattr(pocket, "shipped_path"):  # a build without the default model
-        return {}
-    return {str(name): Path(pocket.shipped_path(name)) for name in pocket.names()}
+    from hermes_lab.pocket import names, shipped_path
+
+    return {name: shipped_path(name) for name in names()}
 
 
 def _resolve(name: str | Path) -> str:
