@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 # One torch thread per test process: two processes share two cores better than four threads do
 TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
 
-.PHONY: help demo test check format types dashboard clean
+.PHONY: help demo test check format types dashboard docs clean
 
 help:  ## list what can be made
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -23,6 +23,10 @@ $(VENV)/.run: pyproject.toml $(VENV)/.torch
 
 $(VENV)/.dev: pyproject.toml $(VENV)/.run
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev]"
+	@touch $@
+
+$(VENV)/.docs: pyproject.toml $(VENV)/.run
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[docs]"
 	@touch $@
 
 demo: $(VENV)/.run  ## stream the bundled clip into the default model, ask, record
@@ -42,6 +46,10 @@ check: $(VENV)/.dev  ## lint, formatting and types
 format: $(VENV)/.dev  ## rewrite files in the house format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: $(VENV)/.docs  ## build the documentation into site/, warnings as errors
+	$(BIN)/python scripts/docs_cli.py
+	$(BIN)/python -m mkdocs build --strict --clean
 
 clean:  ## remove the virtual environment and caches
 	rm -rf $(VENV) .pytest_cache .hypothesis .ruff_cache
