@@ -85,12 +85,18 @@ def diff(a: Recording, b: Recording) -> Agreement:
         zip(pairwise(edges[0].tolist()), pairwise(edges[1].tolist()), strict=True)
     ):
         states = (
-            follow(states[0], a.diffs[a0 + 1 : a1 + 1], positions=False),
-            follow(states[1], b.diffs[b0 + 1 : b1 + 1], positions=False),
+            _advance(a, states[0], a0, a1),
+            _advance(b, states[1], b0, b1),
         )
         for layer, (one, two) in enumerate(zip(states[0].held, states[1].held, strict=True)):
             jaccard[step, layer] = _jaccard(cells[0], one, cells[1], two)
     return Agreement(frames_seen, jaccard)
+
+
+def _advance(recording: Recording, state: CacheState, done: int, upto: int) -> CacheState:
+    """The state after step `upto`, from the one after step `done`."""
+    diffs = recording.diffs[done + 1 : upto + 1]
+    return recording.blame(lambda: follow(state, diffs, positions=False))
 
 
 def _cells(table: TokenTable) -> IntArray:

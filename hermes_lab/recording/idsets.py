@@ -109,13 +109,19 @@ def pack_rows(rows: Sequence[RowDiff]) -> tuple[npt.NDArray[np.int32], npt.NDArr
 
 
 class PackedRows:
-    """Reads single rows out of what `pack_rows` made."""
+    """Reads single rows out of what `pack_rows` made.
+
+    Raises:
+        ValueError: counts and ids contradict each other.
+    """
 
     def __init__(self, counts: npt.NDArray[np.int32], ids: npt.NDArray[np.int32]) -> None:
         self.counts = counts.reshape(-1, 3)
         self._ids = ids.astype(np.int64)
         displaced_twice = self.counts[:, [0, 1, 2, 2]].astype(np.int64)
         self._edges: list[int] = np.cumsum([0, *displaced_twice.ravel().tolist()]).tolist()
+        if self._edges[-1] != len(ids):
+            raise ValueError(f"rows of ids claim {self._edges[-1]} numbers and have {len(ids)}")
 
     def __getitem__(self, index: int) -> RowDiff:
         start, extra, displaced, places, end = self._edges[4 * index : 4 * index + 5]

@@ -42,6 +42,7 @@ from hermes_lab.tokens import COLUMNS, TokenTable
 
 T = TypeVar("T")
 _STATES_KEPT = 16
+_DAMAGE = (DamagedPartError, ValueError, IndexError, KeyError, TypeError)
 
 
 class Steps(Sequence[Snapshot]):
@@ -181,7 +182,7 @@ class Recording:
         """The snapshot of the step with this 0-based index."""
         before = self.state(index - 1)
         diff = self.diff(index)
-        after = follow(before, [diff])
+        after = self.blame(lambda: follow(before, [diff]))
         self._remember(index, after)
         return self.read(
             self.step_parts[index], lambda part: decode_step(part, diff, before, after)
@@ -203,7 +204,8 @@ class Recording:
             if "before" in self.step_parts[start].record:
                 base, first = self.read(self.step_parts[start], decode_checkpoint), start
                 break
-        state = follow(base, [self.diff(i) for i in range(first, index + 1)])
+        diffs = [self.diff(i) for i in range(first, index + 1)]
+        state = self.blame(lambda: follow(base, diffs))
         self._remember(index, state)
         return state
 
@@ -227,7 +229,7 @@ class Recording:
                 f"layers run from 0 to {self.layers - 1}."
             )
         if layer not in self._chronicles:
-            self._chronicles[layer] = chronicle(self, layer)
+            self._chronicles[layer] = self.blame(lambda: chronicle(self, layer))
         return self._chronicles[layer]
 
     @cached_property
@@ -243,7 +245,7 @@ class Recording:
     @cached_property
     def decision_logs(self) -> tuple[DecisionLog, ...]:
         """Merges and protected tokens of every layer; read once."""
-        return decision_logs(self)
+        return self.blame(lambda: decision_logs(self))
 
     def retention(self, layer: int | None = None) -> Retention:
         """When every video token came and left, in one layer or in all."""
@@ -286,18 +288,36 @@ class Recording:
         """Read something from a part; damage becomes a sentence that says what remains readable."""
         try:
             return read(part)
-        except (DamagedPartError, ValueError, IndexError, KeyError, TypeError) as error:
-            before = sum(p.path.name < part.path.name for p in self.step_parts)
-            raise RecordingError(
-                f"Part {part.path.name} of the recording {str(self.folder)!r} is damaged ({error}); "
-                f"the {before} steps before it remain readable."
-            ) from error
+        except _DAMAGE as error:
+            raise self._damaged(part, error) from error
+
+    def blame(self, work: Callable[[], T]) -> T:
+        """Do work on several parts; if they contradict each other, name the first whose checksum is wrong."""
+        try:
+            return work()
+        except _DAMAGE as error:
+            unsound = (part for part in self.step_parts if not _sound(part))
+            raise self._damaged(next(unsound, self.step_parts[-1]), error) from error
+
+    def _damaged(self, part: Part, error: Exception) -> RecordingError:
+        before = sum(other.path.name < part.path.name for other in self.step_parts)
+        return RecordingError(
+            f"Part {part.path.name} of the recording {str(self.folder)!r} is damaged ({error}); "
+            f"the {before} steps before it remain readable."
+        )
 
     def _remember(self, index: int, state: CacheState) -> None:
         self._states[index] = state
         self._states.move_to_end(index)
         while len(self._states) > _STATES_KEPT:
             self._states.popitem(last=False)
+
+
+def _sound(part: Part) -> bool:
+    try:
+        return part.sound()
+    except DamagedPartError:
+        return False
 
 
 def read_manifest(folder: Path) -> Manifest:

@@ -224,9 +224,7 @@ def follow(state: CacheState, diffs: Sequence[StepDiff], *, positions: bool = Tr
     """The state after some steps, from the state before the first of them."""
     if not diffs:
         return state
-    layers = [
-        _follow_layer(state, diffs, layer, positions) for layer in range(len(diffs[-1].heads))
-    ]
+    layers = [_follow_layer(state, diffs, n, positions) for n in range(len(diffs[-1].heads))]
     held = tuple(rows for rows, _ in layers)
     return CacheState(held, tuple(places for _, places in layers if places is not None))
 
@@ -234,44 +232,79 @@ def follow(state: CacheState, diffs: Sequence[StepDiff], *, positions: bool = Tr
 def _follow_layer(
     state: CacheState, diffs: Sequence[StepDiff], layer: int, positions: bool
 ) -> tuple[IntArray, IntArray | None]:
-    """One layer of `follow`, on bitmaps over the ids that can occur: the cost does not grow with held x steps."""
-    rows = state.held[layer] if layer < len(state.held) else NONE[None]
-    edits = [[diff.held(layer, head) for head in range(diff.heads[layer])] for diff in diffs]
-    universe = np.unique(
-        np.concatenate(
-            [rows.ravel(), *(d.arrived for d in diffs), *(e.extra for edit in edits for e in edit)]
-        )
-    )
-    alive = np.zeros((len(rows), len(universe)), np.bool_)
-    for head, row in enumerate(rows):
-        alive[head, np.searchsorted(universe, row)] = True
-    places = state.positions[layer] if layer < len(state.positions) else None
-    stands = np.zeros(
-        (len(rows), 0 if places is None else places.shape[1], len(universe)), np.int64
-    )
-    if places is not None and positions:
-        for head, row in enumerate(rows):
-            stands[head][:, np.searchsorted(universe, row)] = places[head]
-    for diff, edit in zip(diffs, edits, strict=True):
-        heads, axes = diff.heads[layer], diff.axes[layer] if diff.axes and positions else 0
-        if heads != len(alive):
-            alive = (
-                alive.repeat(heads, 0)
-                if len(alive) == 1
-                else np.zeros((heads, alive.shape[1]), np.bool_)
+    """One layer of `follow`, in runs of steps that need nothing of the steps between them."""
+    held = state.held[layer] if layer < len(state.held) else NONE[None]
+    places = state.positions[layer] if positions and layer < len(state.positions) else None
+    start = 0
+    for end in range(1, len(diffs) + 1):
+        if end < len(diffs) and not _breaks(diffs[end - 1], diffs[end], layer, positions):
+            continue
+        run = diffs[start:end]
+        heads, axes = run[0].heads[layer], run[0].axes[layer] if positions and run[0].axes else 0
+        if len(held) != heads:
+            held = held.repeat(heads, 0) if len(held) == 1 else np.empty((heads, 0), np.int64)
+            places = None
+        if places is not None and places.shape[1] != axes:
+            places = None
+        rows = [_follow_row(held[head], run, layer, head) for head in range(heads)]
+        if axes:
+            places = np.stack(
+                [
+                    _follow_places(
+                        (NONE, np.empty((axes, 0), np.int64))
+                        if places is None
+                        else (held[head], places[head]),
+                        run,
+                        layer,
+                        head,
+                        row,
+                    )
+                    for head, row in enumerate(rows)
+                ]
             )
-        if stands.shape[:2] != (heads, axes):
-            stands = np.zeros((heads, axes, len(universe)), np.int64)
-        alive[:, np.searchsorted(universe, diff.arrived)] = True
-        for head, row_diff in enumerate(edit):
-            alive[head, np.searchsorted(universe, row_diff.missing)] = False
-            alive[head, np.searchsorted(universe, row_diff.extra)] = True
-        for head in range(heads if axes else 0):
-            row = reorder(universe[alive[head]], edit[head]) if diff.whole(layer, head) else NONE
-            ids, values = diff.moved(layer, head, row)
-            stands[head][:, np.searchsorted(universe, ids)] = values
-    last = [reorder(universe[a], edit) for a, edit in zip(alive, edits[-1], strict=True)]
-    if not (diffs[-1].axes and positions):
-        return np.stack(last), None
-    moved = [stands[h][:, np.searchsorted(universe, row)] for h, row in enumerate(last)]
-    return np.stack(last), np.stack(moved)
+        held, start = np.stack(rows), end
+    return held, places if positions and diffs[-1].axes else None
+
+
+def _breaks(diff: StepDiff, following: StepDiff, layer: int, positions: bool) -> bool:
+    """Whether a run of steps must end here: the shape changes, or all positions were written in their order."""
+    if diff.heads[layer] != following.heads[layer] or diff.axes != following.axes:
+        return True
+    written = positions and bool(diff.axes)
+    return written and any(diff.whole(layer, head) for head in range(diff.heads[layer]))
+
+
+def _follow_row(row: IntArray, run: Sequence[StepDiff], layer: int, head: int) -> IntArray:
+    """Ids of one head after a run of steps."""
+    edits = [diff.held(layer, head) for diff in run]
+    pieces = [row]
+    for diff, edit in zip(run, edits, strict=True):
+        pieces += [diff.arrived, edit.missing, edit.extra]
+    held = np.ones(len(pieces), np.bool_)
+    held[2::3] = False
+    ids, latest = _latest(np.concatenate(pieces))
+    alive = np.repeat(held, [len(piece) for piece in pieces])[latest]
+    return reorder(ids[alive], edits[-1])
+
+
+def _follow_places(
+    before: tuple[IntArray, IntArray],
+    run: Sequence[StepDiff],
+    layer: int,
+    head: int,
+    row: IntArray,
+) -> IntArray:
+    """Positions of one head after a run of steps, [axis, token], for the ids `row` that it then holds."""
+    moves = [before, *(diff.moved(layer, head, row) for diff in run)]
+    ids, latest = _latest(np.concatenate([ids for ids, _ in moves]))
+    values = np.concatenate([values for _, values in moves], 1)[:, latest]
+    return values[:, np.searchsorted(ids, row)]
+
+
+def _latest(ids: IntArray) -> tuple[IntArray, IntArray]:
+    """The distinct ids, sorted, and where each of them stands last."""
+    order = np.argsort(ids, kind="stable")
+    ordered = ids[order]
+    is_last = np.ones(len(ids), np.bool_)
+    is_last[:-1] = ordered[1:] != ordered[:-1]
+    return ordered[is_last], order[is_last]
