@@ -76,14 +76,14 @@ def engine(
 def policies(model: str = "pocket", *, quick: bool = False) -> Report:
     """Decision and query cost of every policy at one budget on one stream."""
     lab = load(model)
-    segment = _encoded_chunk(lab)
+    segment = _encoded_chunk(lab, want_saliency=True)
     budget = _budget(lab, segment)
     rows: list[tuple[Cell, ...]] = []
     chunks = 6 if quick else 12
     for name in registry.names():
         info = registry.info(name)
-        if info.evaluation_only:
-            continue
+        if info.evaluation_only or any(f.required for f in info.fields):
+            continue  # upper bounds need the future, combinators need their parts
         run = StreamSession(lab, _budgeted(name, budget), chunk_frames=CHUNK_FRAMES)
         shares: list[float] = []
         seconds: list[float] = []
@@ -320,9 +320,10 @@ def _pictures(count: int) -> list[np.ndarray[Any, np.dtype[np.uint8]]]:
     return [generator.integers(0, 256, (96, 96, 3), dtype=np.uint8) for _ in range(count)]
 
 
-def _encoded_chunk(lab: Lab) -> Segment:
+def _encoded_chunk(lab: Lab, want_saliency: bool = False) -> Segment:
     times = tuple(float(t) for t in range(CHUNK_FRAMES))
-    return replace(lab.adapter.encode(_pictures(CHUNK_FRAMES), times), time_s=times)
+    pictures = _pictures(CHUNK_FRAMES)
+    return replace(lab.adapter.encode(pictures, times, want_saliency=want_saliency), time_s=times)
 
 
 def _budget(lab: Lab, segment: Segment) -> int:
