@@ -105,7 +105,8 @@ def _query_time(policy: Policy) -> str:
     work: list[str] = []
     plan = policy.read_plan()
     if plan.recent_frames:
-        work.append(f"prefills the last {plan.recent_frames} frame(s)")
+        many = f"{plan.recent_frames} frames" if plan.recent_frames > 1 else "frame"
+        work.append(f"prefills the last {many}")
     if policy.recalls:
         work.append("retrieves in each layer")
     if policy.archives:

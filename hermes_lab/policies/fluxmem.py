@@ -44,7 +44,9 @@ class FluxMem(Policy):
         0.8, "Drop a token whose likeness in the next frame exceeds this (released code only); None: never.",
         minimum=-1.0, maximum=1.0,
     )  # fmt: skip
-    components: bool = setting(True, "Merge within frames (SDC); False: the temporal step alone.")
+    components: bool = setting(
+        True, "Merge within frames (SDC of the paper); False: the temporal step alone."
+    )
 
     name: ClassVar[str] = "fluxmem"
     title: ClassVar[str] = "novel against neighbouring frames, merged within a frame"

@@ -32,13 +32,13 @@ class InfiniPotV(Policy):
     )
     tar_share: float = setting(
         0.5,
-        "α: share of the kept tokens that TaR may fill, recent frames included.",
+        "α: share of the kept tokens that TaR may fill, recent frames included (released scripts).",
         minimum=0.0,
         maximum=1.0,
     )
     recent_share: float = setting(
         0.25,
-        "Recent frames as a share of the frames' worth of tokens in the cache.",
+        "Recent frames as a share of the frames' worth of tokens in the cache (released scripts).",
         minimum=0.0,
         maximum=1.0,
     )

@@ -28,7 +28,7 @@ class MuKV(Policy):
 
     alpha: float = setting(
         0.7,
-        "Weight of attention (0.5, 0.7, 0.8 for blocks of 49, 196, 784 tokens).",
+        "Weight of attention (released: 0.5, 0.7, 0.8 for blocks of 49, 196, 784 tokens).",
         minimum=0.0,
         maximum=1.0,
     )

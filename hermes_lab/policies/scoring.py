@@ -88,4 +88,4 @@ def whole(exact: list[float], total: int) -> list[int]:
 
 def band_of(layer: int, layers: int) -> int:
     """0 for shallow layers, 1 for middle ones, 2 for deep ones, at HERMES' edges of a tenth and seven tenths of the depth."""
-    return int(layer >= layers // 10) + int(layer >= 7 * layers // 10)
+    return int(layer >= int(0.1 * layers)) + int(layer >= int(0.7 * layers))

@@ -25,6 +25,7 @@ from hermes_lab.policies.base import (
     RecallView,
     Scores,
 )
+from hermes_lab.policies.full import Full
 from hermes_lab.policies.scoring import band_of
 from hermes_lab.policies.wrap import resolve, set_traits
 
@@ -50,9 +51,10 @@ class Several(Policy):
         return tuple(distinct)
 
     def completed(self, part: Policy | str) -> Policy:
-        """A part with the budget of the whole, where it has none."""
+        """A part with the budget of the whole, where it has none; `full` stays without one."""
         policy = resolve(part)
-        if policy.budget_tokens is None and self.budget_tokens is not None:
+        wants = policy.budget_tokens is None and not isinstance(policy, Full)
+        if wants and self.budget_tokens is not None:
             return replace(policy, budget_tokens=self.budget_tokens)
         return policy
 

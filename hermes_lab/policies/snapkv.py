@@ -48,7 +48,7 @@ class SnapKV(Policy):
 
     def score(self, view: LayerView) -> Scores:
         """Pooled attention of the window on everything before it; the window stands above all."""
-        rows = rows_of(view, "chunk")
+        rows = rows_of(view, "chunk")[:, -self.window_tokens :]
         window = min(rows.shape[1], view.tokens)
         before = by_head(average_pool(rows[..., : view.tokens - window].mean(1), self.kernel), view)
         pooled = torch.cat([before, before.new_zeros(before.shape[0], window)], -1)

@@ -48,7 +48,7 @@ class StreamingTOM(Policy):
         0.9, "τ: cosine above which a token is static (released code).", minimum=-1.0, maximum=1.0
     )
     neighbours: int = setting(
-        7, "k nearest tokens of the density, itself included as in the code.", minimum=1
+        7, "k nearest tokens of the density, itself included (released code).", minimum=1
     )
     centre_weight: float = setting(
         0.6,

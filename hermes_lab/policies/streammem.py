@@ -46,7 +46,7 @@ class StreamMem(Policy):
         "Weights of a frame's tokens in its prototype (ablated in the paper: 66.9 against 66.3 on MLVU).",
     )
     similarity: float | None = setting(
-        0.95, "Cosine above which consecutive frames are averaged before the decoder; None: no filter.",
+        0.95, "Cosine above which consecutive frames are averaged before the decoder (δ of the paper); None: no filter.",
         minimum=-1.0, maximum=1.0,
     )  # fmt: skip
 

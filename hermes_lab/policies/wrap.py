@@ -51,7 +51,12 @@ def makes_tokens(policy: Policy) -> bool:
     known = [part for part in parts if isinstance(part, Policy)]
     if known:
         return any(makes_tokens(part) for part in known)
-    return type(policy).merge is not Policy.merge
+    if type(policy).merge is Policy.merge:
+        return False
+    try:
+        return any(policy.reserve(layer, 10) for layer in range(10))
+    except PolicyError:  # made for another depth
+        return True
 
 
 @dataclass(frozen=True, kw_only=True)
