@@ -18,6 +18,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from hermes_lab.models.cursor import Cursor
+from hermes_lab.policies.base import Codec
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Archive:
     positions: Int[Tensor, "head axis token"]
     ids: Int[Tensor, "head token"]
     bytes: int
+    codec: Codec | None = None  # what reads them: the policy may have changed since
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,10 @@ cache half pruned.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,16 +17,23 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from hermes_lab.cache import Archive, LayerState
+from hermes_lab.contract import (
+    call,
+    check_budgets,
+    check_indices,
+    check_merged,
+    check_scores,
+    expect,
+    name_of,
+)
 from hermes_lab.engine import Engine
-from hermes_lab.errors import LabError, PolicyError
+from hermes_lab.errors import PolicyError
 from hermes_lab.models.cursor import Cursor
 from hermes_lab.policies.base import LayerView, Merged, Need, Policy, Scores
 from hermes_lab.positions import behind
 from hermes_lab.snapshot import LayerDecision, MergeRecord
 from hermes_lab.stream_state import StreamState
 from hermes_lab.tokens import Role
-
-Answer = TypeVar("Answer")
 
 
 @dataclass
@@ -53,24 +60,6 @@ class LayerPlan:
     kept: Int[Tensor, "head kept"]
     merged: Merged | None
     budget: int
-
-
-def call(policy: Policy, method: str, layer: int | None, function: Callable[[], Answer]) -> Answer:
-    """Run a policy's method; whatever it raises becomes one sentence.
-
-    Raises:
-        PolicyError: always, when the method raised.
-    """
-    try:
-        return function()
-    except LabError:
-        raise
-    except Exception as error:
-        where = "" if layer is None else f" at layer {layer}"
-        raise PolicyError(
-            f"Policy {policy.name or type(policy).__name__!r} failed in {method}(){where}: "
-            f"{type(error).__name__}: {error}. The step was undone; mend the policy or choose another."
-        ) from error
 
 
 def view_of(
@@ -143,97 +132,41 @@ def plan(policy: Policy, views: Sequence[LayerView], budgets: Sequence[int]) -> 
     """Ask the policy about all layers and check its answers.
 
     Raises:
-        PolicyError: it raised, or answered with wrong shapes, NaN, bad indices or too many tokens.
+        PolicyError: it raised, or answered with wrong types or shapes, NaN, bad indices or too many tokens.
     """
-    name = policy.name or type(policy).__name__
-    scores = [_scored(policy, name, view) for view in views]
-    scores = call(policy, "mix", None, lambda: policy.mix(list(scores), views))
-    if len(scores) != len(views):
+    layers = len(views)
+    raw = [call(policy, "score", v.layer, lambda v=v: policy.score(v)) for v in views]
+    scores = [check_scores(policy, "score", v, s) for v, s in zip(views, raw, strict=True)]
+    mixed = call(policy, "mix", None, lambda: policy.mix(list(scores), views))
+    mixed = expect(policy, "mix", None, mixed, Sequence, "a list of Scores")
+    if len(mixed) != layers:
         raise PolicyError(
-            f"Policy {name!r} returned {len(scores)} scores from mix() for {len(views)} layers."
+            f"Policy {name_of(policy)!r} returned {len(mixed)} scores from mix() for {layers} layers."
         )
-    for view, score in zip(views, scores, strict=True):
-        _check_scores(name, "mix", view, score)
+    scores = [check_scores(policy, "mix", v, s) for v, s in zip(views, mixed, strict=True)]
     allowed = call(
         policy, "adapt_budgets", None, lambda: policy.adapt_budgets(list(budgets), scores, views)
     )
-    if len(allowed) != len(views) or sum(allowed) > sum(budgets) or min(allowed) < 0:
-        raise PolicyError(
-            f"Policy {name!r} answered adapt_budgets() with a total of {sum(allowed)} tokens "
-            f"over {len(allowed)} layers, but {sum(budgets)} over {len(views)} are allowed."
-        )
-    plans: list[LayerPlan] = []
-    for view, score, budget in zip(views, scores, allowed, strict=True):
-        made = _plan_layer(policy, name, view, score, budget)
-        if made is not None:
-            plans.append(made)
-    return plans
+    allowed = check_budgets(policy, allowed, layers, limit=sum(budgets))
+    plans = [
+        _plan_layer(policy, view, score, budget)
+        for view, score, budget in zip(views, scores, allowed, strict=True)
+    ]
+    return [made for made in plans if made is not None]
 
 
-def _scored(policy: Policy, name: str, view: LayerView) -> Scores:
-    raw = call(policy, "score", view.layer, lambda: policy.score(view))
-    scores = raw if isinstance(raw, Scores) else Scores(raw)
-    _check_scores(name, "score", view, scores)
-    return scores
-
-
-def _check_scores(name: str, method: str, view: LayerView, scores: Scores) -> None:
-    for label, value in {"total": scores.total, **scores.terms}.items():
-        good = value.ndim == 2 and value.shape[0] in (1, view.kv_heads)
-        if not good or value.shape[1] != view.tokens:
-            raise PolicyError(
-                f"Policy {name!r} returned {label!r} of shape {list(value.shape)} from {method}() at layer "
-                f"{view.layer}; it must be [1 or {view.kv_heads}, {view.tokens}]."
-            )
-    if bool(scores.total.isnan().any()):
-        raise PolicyError(
-            f"Policy {name!r} returned NaN from {method}() at layer {view.layer}; "
-            "the step was undone, look for a division by zero in its score."
-        )
-
-
-def _plan_layer(
-    policy: Policy, name: str, view: LayerView, scores: Scores, budget: int
-) -> LayerPlan | None:
-    reserved = policy.reserve(view.layer, view.layers) if view.tokens > budget else 0
+def _plan_layer(policy: Policy, view: LayerView, scores: Scores, budget: int) -> LayerPlan | None:
+    layer, reserved = view.layer, 0
+    if view.tokens > budget:
+        reserved = call(policy, "reserve", layer, lambda: int(policy.reserve(layer, view.layers)))
     count = max(budget - reserved, 0)
-    kept = call(policy, "select", view.layer, lambda: policy.select(scores, count, view))
-    kept = kept.to(view.ids.device)
-    bad = kept.ndim != 2 or kept.shape[0] not in (1, view.kv_heads) or kept.is_floating_point()
-    if not bad and kept.numel():
-        rising = bool((kept[:, 1:] > kept[:, :-1]).all())
-        bad = not rising or int(kept.min()) < 0 or int(kept.max()) >= view.tokens
-    if bad or kept.shape[1] > count:
-        raise PolicyError(
-            f"Policy {name!r} returned indices of shape {list(kept.shape)} from select() at layer {view.layer}; "
-            f"they must be ascending, between 0 and {view.tokens - 1}, at most {count} for each of 1 or "
-            f"{view.kv_heads} heads."
-        )
+    chosen = call(policy, "select", layer, lambda: policy.select(scores, count, view))
+    kept = check_indices(policy, "select", view, chosen, most=count)
     if kept.shape[1] == view.tokens:
         return None
-    merged = call(policy, "merge", view.layer, lambda: policy.merge(view, kept, scores))
-    if merged is not None:
-        _check_merged(name, view, merged, budget - kept.shape[1])
-    return LayerPlan(view.layer, view, scores, kept, merged, budget)
-
-
-def _check_merged(name: str, view: LayerView, merged: Merged, room: int) -> None:
-    new = merged.positions.shape[-1]
-    shape = (view.kv_heads, new)
-    if (
-        merged.keys.shape[:2] != shape
-        or merged.values.shape[:2] != shape
-        or len(merged.sources) != new
-    ):
-        raise PolicyError(
-            f"Policy {name!r} returned merged tokens of unequal shapes from merge() at layer {view.layer}."
-        )
-    if new > room:
-        raise PolicyError(
-            f"Policy {name!r} merged {new} tokens at layer {view.layer} where its budget leaves room for {room}."
-        )
-    if not bool(merged.keys.isfinite().all() and merged.values.isfinite().all()):
-        raise PolicyError(f"Policy {name!r} returned NaN from merge() at layer {view.layer}.")
+    merged = call(policy, "merge", layer, lambda: policy.merge(view, kept, scores))
+    merged = check_merged(policy, view, merged, budget - kept.shape[1])
+    return LayerPlan(layer, view, scores, kept, merged, budget)
 
 
 def apply(
@@ -306,14 +239,19 @@ def _archive(
     evicted = before.select(index)
     assert evicted.keys is not None and evicted.values is not None
     keys, values = evicted.keys[0].cpu(), evicted.values[0].cpu()
-    codec = policy.codec()
+    codec = call(policy, "codec", made.layer, policy.codec)
     size = keys.numel() * keys.element_size() + values.numel() * values.element_size()
     stored: tuple[Any, Any] = keys, values
     if codec is not None:
         group = torch.as_tensor(stream.table.column("frame")[evicted.ids[0].cpu().numpy()].copy())
-        stored = codec.encode(keys, group), codec.encode(values, group)
+        encode = codec.encode
+        stored = call(
+            policy, "codec", made.layer, lambda: (encode(keys, group), encode(values, group))
+        )
         size = codec.stored_bytes(stored[0]) + codec.stored_bytes(stored[1])
-    block = Archive(*stored, positions=evicted.positions.cpu(), ids=evicted.ids.cpu(), bytes=size)
+    block = Archive(
+        *stored, positions=evicted.positions.cpu(), ids=evicted.ids.cpu(), bytes=size, codec=codec
+    )
     return replace(after, archive=(*before.archive, block))
 
 

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from enum import StrEnum
 
+import torch
 from jaxtyping import Int
 from torch import Tensor
 
@@ -67,8 +68,11 @@ def reindex(
         return state
     compact = compact_contiguous if rule is PositionRule.CONTIGUOUS else compact_ranks
     new = compact(state.positions, protected)
+    cursor = behind(state, new, protected)
+    if torch.equal(new, state.positions):  # turning keys by nothing would only round them
+        return state if cursor == state.cursor else replace(state, cursor=cursor)
     keys = rope.rotate(state.keys[0], state.positions, new, layer)[None]
-    return replace(state, keys=keys, positions=new, cursor=behind(state, new, protected))
+    return replace(state, keys=keys, positions=new, cursor=cursor)
 
 
 def behind(state: LayerState, positions: Int[Tensor, "head axis token"], protected: int) -> Cursor:

@@ -15,12 +15,13 @@ from torch import Tensor, nn
 
 from hermes_lab.attention import Pass
 from hermes_lab.cache import LayerState, StreamCache
-from hermes_lab.decision import Evidence, call, view_of
+from hermes_lab.contract import call, check_indices, expect
+from hermes_lab.decision import Evidence, view_of
 from hermes_lab.engine import Engine, Wants, frames_of
 from hermes_lab.errors import PolicyError
 from hermes_lab.models.base import Segment
 from hermes_lab.models.cursor import Cursor
-from hermes_lab.policies.base import Policy, RecallView
+from hermes_lab.policies.base import Policy, ReadPlan, RecallView
 from hermes_lab.positions import behind
 from hermes_lab.rope import compact_contiguous
 from hermes_lab.stream_state import StreamState
@@ -38,7 +39,8 @@ class Reader:
 
     def prefill(self, question: Segment, wants: Wants) -> Float[Tensor, "new hidden"]:
         """Prefill the question over what the policy lets it read."""
-        plan = self.policy.read_plan()
+        plan = call(self.policy, "read_plan", None, self.policy.read_plan)
+        plan = expect(self.policy, "read_plan", None, plan, ReadPlan, "a ReadPlan")
         cache = self.stream.cache
         fresh = self._fresh(plan.recent_frames, wants) if plan.recent_frames else None
         first = self.stream.frames_seen - plan.recent_frames if plan.replaces and fresh else None
@@ -119,7 +121,7 @@ class Reader:
     # --- recall --------------------------------------------------------------------------------
     def _recalled(self, layer: int, module: nn.Module, hidden: Tensor) -> LayerState:
         protected = self.stream.protected
-        stored = self._stored(self.stream.cache.stream_layers[layer].state, layer)
+        stored = self._stored(self.stream.cache.stream_layers[layer].state)
         view = view_of(
             self.engine, self.stream, stored, layer,
             policy=self.policy, evidence=Evidence.empty(self.engine.layers), seed=self.seed,
@@ -129,11 +131,7 @@ class Reader:
             self.policy, "recall", layer, lambda: self.policy.recall(RecallView(queries, view))
         )
         if chosen is not None:
-            chosen = chosen.to(stored.ids.device)
-            if chosen.numel() and not 0 <= int(chosen.min()) <= int(chosen.max()) < view.tokens:
-                raise PolicyError(
-                    f"Policy {self.policy.name!r} recalled indices outside 0 to {view.tokens - 1} at layer {layer}."
-                )
+            chosen = check_indices(self.policy, "recall", view, chosen)
             heads = max(chosen.shape[0], stored.ids.shape[0])
             prefix = torch.arange(protected, device=chosen.device).expand(heads, -1)
             stored = stored.select(torch.cat([prefix, chosen.expand(heads, -1) + protected], 1))
@@ -144,17 +142,16 @@ class Reader:
         moved = replace(stored, keys=keys, positions=new)
         return replace(moved, cursor=Cursor(int(new.max()) + 1 if new.numel() else 0))
 
-    def _stored(self, state: LayerState, layer: int) -> LayerState:
+    def _stored(self, state: LayerState) -> LayerState:
         """Everything a layer can still reach: archive and cache together, in temporal order."""
         if not state.archive or state.keys is None or state.values is None:
             return state
-        codec = self.policy.codec()
         protected, keys, values, ids, positions = self.stream.protected, [], [], [], []
         heads = max(state.ids.shape[0], *(block.ids.shape[0] for block in state.archive))
         for block in state.archive:
             k, v = block.keys, block.values
-            if codec is not None:
-                k, v = codec.decode(k), codec.decode(v)
+            if block.codec is not None:
+                k, v = block.codec.decode(k), block.codec.decode(v)
             keys.append(k.to(state.keys))
             values.append(v.to(state.values))
             ids.append(block.ids.to(state.ids.device).expand(heads, -1))

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from hermes_lab import policies, reading
 from hermes_lab.attention import Knockout
-from hermes_lab.decision import call
+from hermes_lab.contract import call, check_budgets
 from hermes_lab.engine import Wants
 from hermes_lab.errors import LabError, PolicyError
 from hermes_lab.hooks import FwdHooks, HookBoard
@@ -188,10 +188,8 @@ class StreamSession:
                 "and is refused elsewhere."
             )
         budgets = call(chosen, "budgets", None, lambda: chosen.budgets(self.engine.layers))
-        if budgets is not None and len(budgets) != self.engine.layers:
-            raise PolicyError(
-                f"Policy {chosen.name!r} gives {len(budgets)} budgets, but the model has {self.engine.layers} layers."
-            )
+        if budgets is not None:
+            budgets = check_budgets(chosen, budgets, self.engine.layers)
         if budgets is not None and min(budgets) < self._stream.protected:
             raise PolicyError(
                 f"A budget of {min(budgets)} tokens per layer is smaller than the protected prefix of "
@@ -227,7 +225,9 @@ class StreamSession:
         """
         started = self._clock()
         if max_new_tokens < 1:
-            raise LabError(f"An answer needs at least one token, got max_new_tokens={max_new_tokens}.")
+            raise LabError(
+                f"An answer needs at least one token, got max_new_tokens={max_new_tokens}."
+            )
         stream = self.reading_stream()
         wanted = self._wants_attention(attention)
         summarizer = self._summarizer("question", stream) if wanted else None
@@ -313,7 +313,9 @@ class StreamSession:
         if not question.strip():
             raise LabError("The question is empty; ask something.")
         if not self._stream.frames_seen:
-            raise LabError("No frame was fed yet, so there is nothing to ask about; feed some first.")
+            raise LabError(
+                "No frame was fed yet, so there is nothing to ask about; feed some first."
+            )
         segment = self.engine.adapter.question(question)
         if wants.rows is not None:
             wants = replace(wants, rows=slice(0, len(segment)))

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from hermes_lab import decision, guidance, positions
-from hermes_lab.decision import Evidence, call
+from hermes_lab.contract import call, check_admission, check_budgets, check_observed
+from hermes_lab.decision import Evidence
 from hermes_lab.engine import Wants, take
 from hermes_lab.errors import PolicyError
 from hermes_lab.models.base import Segment
@@ -37,7 +38,10 @@ class Step:
         session = self.session
         started = session._clock()
         segment = session.engine.adapter.encode(
-            images, times_s, want_saliency=Need.SALIENCY in session.policy.needs
+            images,
+            times_s,
+            # what is kept for replay must serve any policy
+            want_saliency=Need.SALIENCY in session.policy.needs or session.keep_visual,
         )
         return self.run_encoded(segment, session._clock() - started)
 
@@ -76,8 +80,15 @@ class Step:
         decisions: tuple[LayerDecision, ...] = ()
         probe_s = 0.0
         budgets = call(policy, "budgets", None, lambda: policy.budgets(layers))
+        if budgets is not None:
+            budgets = check_budgets(policy, budgets, layers)
         held = [state.tokens - stream.protected for state in stream.cache.states]
-        if budgets is not None and call(policy, "due", None, lambda: policy.due(held, budgets)):
+        readable = len(ids) or not policy.needs & {Need.CHUNK_ATTENTION, Need.RECEIVED_ATTENTION}
+        if (
+            budgets is not None
+            and readable
+            and call(policy, "due", None, lambda: policy.due(held, budgets))
+        ):
             started = clock()
             self._guide(policy, evidence, summaries)
             probe_s = clock() - started
@@ -139,9 +150,7 @@ class Step:
             step=stream.step,
         )
         admission = call(policy, "admit", None, lambda: policy.admit(arrival, stream.memory))
-        if admission is not None:
-            _check_admission(policy, admission, segment)
-        return admission
+        return check_admission(policy, admission, segment)
 
     def _name(self, segment: Segment, first_frame: int) -> npt.NDArray[np.int64]:
         stream = self.session.stream
@@ -167,7 +176,8 @@ class Step:
     ) -> None:
         """Keep the chunk as encoded as long as the policy, or a replay, may need it."""
         session, stream = self.session, self.session.stream
-        wanted = session.policy.read_plan().recent_frames
+        policy = session.policy
+        wanted = call(policy, "read_plan", None, lambda: policy.read_plan().recent_frames)
         if not session.keep_visual and not wanted:
             return
         names = np.full(len(segment), -1, np.int64)
@@ -188,7 +198,9 @@ class Step:
         summaries: list[AttentionSummary],
     ) -> None:
         session, stream, policy = self.session, self.session.stream, self.session.policy
-        if not len(segment):
+        if not len(segment):  # admission let nothing in; the video's clock goes on all the same
+            for holder in stream.cache.stream_layers:
+                holder.state = replace(holder.state, cursor=holder.state.cursor.place(segment)[1])
             return
         evidence.new_tokens = len(segment)
         wants = Wants(knockouts=session.knockouts, board=session.board)
@@ -245,12 +257,7 @@ class Step:
             return
         for view in self._views(evidence, None):
             named = call(policy, "observe", view.layer, lambda view=view: policy.observe(view))
-            for name, value in named.items():
-                if value.ndim != 2 or value.shape[1] != view.tokens:
-                    raise PolicyError(
-                        f"Policy {policy.name!r} returned {name!r} of shape {list(value.shape)} from observe() "
-                        f"at layer {view.layer}; it must be [head, {view.tokens}]."
-                    )
+            named = check_observed(policy, view, named)
             holder = stream.cache.stream_layers[view.layer]
             holder.state = decision.carry(holder.state, named, stream.protected)
 
@@ -321,26 +328,3 @@ def _admitted(segment: Segment, admission: Admission, index: npt.NDArray[np.int6
     if admission.embeds is None:
         return part
     return replace(part, embeds=admission.embeds.to(part.embeds))
-
-
-def _check_admission(policy: Policy, admission: Admission, segment: Segment) -> None:
-    keep = admission.keep
-    good = keep.ndim == 1 and not keep.is_floating_point()
-    if good and keep.numel():
-        good = (
-            bool((keep[1:] > keep[:-1]).all())
-            and int(keep[0]) >= 0
-            and int(keep[-1]) < len(segment)
-        )
-    if not good:
-        raise PolicyError(
-            f"Policy {policy.name!r} admitted tokens that are not ascending indices between 0 and {len(segment) - 1}."
-        )
-    if admission.embeds is not None and (
-        admission.embeds.shape != (keep.shape[0], segment.embeds.shape[1])
-        or not bool(admission.embeds.isfinite().all())
-    ):
-        raise PolicyError(
-            f"Policy {policy.name!r} admitted {keep.shape[0]} tokens with embeddings of shape "
-            f"{list(admission.embeds.shape)} or with NaN in them."
-        )
