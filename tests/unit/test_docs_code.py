@@ -1,4 +1,7 @@
-"""Every Python block of README and docs runs, page by page, in the order in which a reader would type it."""
+"""Every Python block of README and docs runs, page by page, in the order in which a reader would type it.
+
+A block with a title is a quotation from the file of that name, and is compared with it instead.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
+TITLE = re.compile(r'title="([^"]+)"')
+QUOTED_FROM = (ROOT, ROOT / "tests" / "plugin_example")
 REASON = "# not run by the tests: "
 
 
@@ -49,10 +54,19 @@ def test_blocks_are_found() -> None:
 @pytest.mark.parametrize("page", WITH_CODE, ids=_name)
 def test_blocks_that_are_not_run_say_why(page: Path) -> None:
     for block in blocks(page.read_text(encoding="utf-8")):
-        assert block.info in ("", "no-run"), f"{_name(page)}:{block.line}"
+        assert block.info in ("", "no-run") or TITLE.fullmatch(block.info), f"{_name(page)}:{block.line}"
         if block.info == "no-run":
             compile(block.code, f"{_name(page)}:{block.line}", "exec")
             assert block.code.startswith(REASON), f"{_name(page)}:{block.line}"
+
+
+@pytest.mark.parametrize("page", WITH_CODE, ids=_name)
+def test_quoted_files_say_that(page: Path) -> None:
+    for block in blocks(page.read_text(encoding="utf-8")):
+        title = TITLE.fullmatch(block.info)
+        if title is not None:
+            files = [folder / title[1] for folder in QUOTED_FROM if (folder / title[1]).exists()]
+            assert any(block.code in f.read_text(encoding="utf-8") for f in files), f"{_name(page)}:{block.line}"
 
 
 @pytest.mark.parametrize("page", WITH_CODE, ids=_name)
@@ -61,7 +75,7 @@ def test_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.syspath_prepend(str(ROOT))
     namespace: dict[str, object] = {"__name__": "__main__"}
     for block in blocks(page.read_text(encoding="utf-8")):
-        if block.info == "no-run":
+        if block.info:
             continue
         # blank lines in front make tracebacks point at the page's own lines
         code = compile("\n" * (block.line - 1) + block.code, str(page), "exec")
