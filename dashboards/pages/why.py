@@ -1,0 +1,3 @@
+"""Why: the whole life of one token."""
+import streamlit as st
+st.title("Why")

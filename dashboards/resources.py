@@ -1,0 +1,133 @@
+"""What belongs to one browser session and ends with it: its stream, its temporary files, its open recordings."""
+
+from __future__ import annotations
+
+import logging
+import re
+import tempfile
+from pathlib import Path
+
+import streamlit as st
+
+from dashboards.state import ViewState
+from dashboards.store import Store, open_recording, stamp
+from dashboards.worker import UPLOAD_LIMITS, StreamSettings, StreamWorker
+from hermes_lab.errors import LabError, VideoError
+from hermes_lab.recording import Recording, Retention
+
+_LOG = logging.getLogger(__name__)
+
+
+class SessionThings:
+    """The stream and the uploads of one browser session."""
+
+    def __init__(self) -> None:
+        self.worker: StreamWorker | None = None
+        self._folder = tempfile.TemporaryDirectory(prefix="hermes-lab-")
+        self.uploads = Path(self._folder.name)
+
+    def start(self, settings: StreamSettings) -> StreamWorker:
+        """Run a stream in place of the one that runs."""
+        from dashboards.models import shared_lab
+
+        self.stop()
+        self.worker = StreamWorker(settings, shared_lab)
+        return self.worker
+
+    def stop(self) -> None:
+        """End the stream, if there is one."""
+        if self.worker is not None:
+            self.worker.stop()
+            self.worker = None
+
+    def keep_upload(self, name: str, data: bytes) -> Path:
+        """Write an upload where only this session finds it; earlier uploads are removed.
+
+        Raises:
+            VideoError: too large, or no video that can be opened.
+        """
+        from hermes_lab import video
+
+        UPLOAD_LIMITS.check_bytes(name, len(data))
+        for old in self.uploads.iterdir():
+            old.unlink()
+        suffix = re.sub(r"[^.a-z0-9]", "", Path(name).suffix.lower())[:8]
+        path = self.uploads / f"upload{suffix}"
+        path.write_bytes(data)
+        try:
+            with video.open(path, limits=UPLOAD_LIMITS) as source:
+                next(iter(source))
+        except VideoError as error:
+            path.unlink()
+            raise VideoError(str(error).replace(path.name, name)) from error
+        return path
+
+    def close(self) -> None:
+        """Stop the stream and remove every file."""
+        self.stop()
+        self._folder.cleanup()
+        _LOG.info("A browser session ended; its stream is stopped and its files are gone.")
+
+
+@st.cache_resource(scope="session", on_release=SessionThings.close, show_spinner=False)
+def things() -> SessionThings:
+    """This browser session's stream and files."""
+    return SessionThings()
+
+
+@st.cache_resource(scope="session", max_entries=3, show_spinner=False)
+def _opened(key: tuple[str, int, int]) -> Recording:
+    return open_recording(Path(key[0]))
+
+
+def recording_of(name: str) -> Recording:
+    """A recording by name, opened once a session, and again when it grew.
+
+    Raises:
+        RecordingError: as for `Store.path` and `Recording.open`.
+    """
+    return _opened(stamp(Store.from_environment().path(name)))
+
+
+@st.cache_resource(scope="session", max_entries=3, show_spinner=False)
+def _retention(key: tuple[str, int, int]) -> Retention:
+    return _opened(key).retention()
+
+
+def retention_of(recording: Recording) -> Retention:
+    """A recording's retention arrays, computed once a session."""
+    return _retention(stamp(recording.folder))
+
+
+def chosen_recording(view: ViewState, label: str = "Recording", key: str = "w_recording") -> Recording | None:
+    """Let the person choose a recording; None, with a sentence on the page, where there is none to show."""
+    from dashboards.state import initial, write
+
+    names = Store.from_environment().names()
+    if not names:
+        st.info("There is no recording yet. Run one on the Live page, or with `hermes-lab run --record runs/first`.")
+        return None
+    wanted = view.recording
+    if wanted not in names:
+        st.warning(f"There is no recording {wanted!r} here; showing {names[0]!r} instead.")
+        wanted = names[0]
+    initial(key, wanted)
+    if st.session_state[key] not in names:
+        st.session_state[key] = names[0]
+    name = st.selectbox(label, names, key=key)
+    if name != view.recording:
+        # what was chosen in one recording means nothing in another
+        write(recording=name, step=None, frame=None, token=None, group="")
+        for widget in ("w_step", "w_frame", "w_token", "w_group"):
+            st.session_state.pop(widget, None)
+    try:
+        recording = recording_of(name)
+    except LabError as error:
+        st.error(str(error))
+        return None
+    for problem in recording.problems:
+        st.warning(problem)
+    if not len(recording.steps):
+        st.info(f"The recording {name!r} has no step yet.")
+        return None
+    return recording

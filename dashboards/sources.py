@@ -1,0 +1,98 @@
+"""What may be streamed: the bundled clip, a procedural world, an upload, a camera. No other path on this machine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import streamlit as st
+
+from dashboards.resources import things
+from dashboards.state import ViewState, initial
+from hermes_lab.errors import LabError
+from hermes_lab.worlds import HELD_OUT_SEEDS
+
+CLIP, WORLD, UPLOAD, CAMERA = "Bundled clip", "Procedural world", "Upload", "Camera"
+UPLOAD_TYPES = ["mp4", "mkv", "mov", "webm", "avi", "gif", "m4v", "ts"]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A source that the person chose.
+
+    Attributes:
+        path: what `hermes_lab.video.open` takes.
+        spec: what the URL may carry (empty for uploads, which end with their session).
+        world: seed, frames and camera, where the stream is a procedural world with questions.
+    """
+
+    path: str
+    label: str
+    spec: str
+    max_frames: int | None = None
+    world: tuple[int, int, str] | None = None
+
+
+def source_picker(view: ViewState) -> Source | None:
+    """Choose a source; None where the choice is not complete, with a sentence on the page."""
+    kind, seed, frames, camera = _from_spec(view.source)
+    kinds = [CLIP, WORLD, UPLOAD, CAMERA]
+    initial("w_source_kind", kind)
+    kind = st.selectbox("Source", kinds, key="w_source_kind")
+    if kind == CLIP:
+        from hermes_lab import bundled
+
+        return Source(str(bundled.clip_path()), "bundled clip (world 42)", "")
+    if kind == WORLD:
+        left, right = st.columns(2)
+        initial("w_seed", seed)
+        initial("w_frames", frames)
+        initial("w_camera", camera)
+        seed = int(left.number_input("Seed", 0, HELD_OUT_SEEDS.stop - 1, key="w_seed"))
+        frames = int(right.number_input("Frames", 8, 4096, step=8, key="w_frames"))
+        camera = st.segmented_control("Camera", ["still", "pan", "panzoom"], key="w_camera") or "still"
+        spec = f"world:seed={seed},frames={frames}" + ("" if camera == "still" else f",camera={camera}")
+        return Source(spec, spec, spec, world=(seed, frames, camera))
+    if kind == CAMERA:
+        number = int(st.number_input("Camera of the machine that runs this app", 0, 9, key="w_camera_no"))
+        return Source(f"camera:{number}", f"camera {number}", "")
+    return _upload()
+
+
+def _upload() -> Source | None:
+    given = st.file_uploader(
+        "Video file",
+        type=UPLOAD_TYPES,
+        key="w_upload",
+        help="At most 200 MB and four hours; it stays on this machine and is removed with this browser session.",
+    )
+    if given is None:
+        st.caption("Choose a video file to stream.")
+        return None
+    key = f"upload-{given.file_id}"
+    if key not in st.session_state:
+        try:
+            path = things().keep_upload(given.name, given.getvalue())
+            st.session_state[key] = Source(str(path), given.name, "")
+        except LabError as error:
+            st.session_state[key] = str(error)
+    kept = st.session_state[key]
+    if isinstance(kept, str):
+        st.error(kept)
+        return None
+    return kept
+
+
+def _from_spec(spec: str) -> tuple[str, int, int, str]:
+    """Kind, seed, frames and camera that a link asks for."""
+    from hermes_lab.video.world import parse_world
+
+    if spec.startswith("world:"):
+        try:
+            found = parse_world(spec)
+        except LabError:
+            return CLIP, 7, 120, "still"
+        camera = str(found.get("camera", "still"))
+        seed, frames = int(found["seed"]), int(found["frames"])
+        if camera in ("still", "pan", "panzoom") and seed in HELD_OUT_SEEDS and 8 <= frames <= 4096:
+            return WORLD, seed, frames, camera
+    return CLIP, 7, 120, "still"

@@ -1,0 +1,409 @@
+"""The thread that runs a stream: it takes commands from a queue and publishes frozen views under a lock.
+
+Nothing here knows Streamlit. The page reads `latest()`; everything it wants done goes through `submit` or the
+named commands, which the thread carries out between two frames. An error ends in the view, never in silence.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from dashboards.tracker import Tracker
+from hermes_lab import policies, video
+from hermes_lab.errors import LabError, RecordingError
+from hermes_lab.lab import Lab
+from hermes_lab.session import StreamSession
+from hermes_lab.snapshot import Answer, Snapshot
+from hermes_lab.tokens import TokenTable
+from hermes_lab.video import Frame, FrameSource, Limits
+
+T = TypeVar("T")
+Status = Literal["loading", "playing", "paused", "finished", "failed", "stopped"]
+UNPACED = 0.0  # speed at which frames are taken as fast as the model goes
+
+UPLOAD_LIMITS = Limits(max_bytes=200_000_000, max_pixels=4096 * 2304, max_duration_s=4 * 3600)
+PICTURES_KEPT = 4096
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class StreamSettings:
+    """What to run.
+
+    Attributes:
+        source: as `hermes_lab.video.open` takes it; label: how to call it on the page and in the manifest.
+        model: name or folder; policy: `Policy.config()`.
+        speed: stream seconds per second; 0 runs as fast as the model goes.
+        record: folder of a new recording, or None.
+    """
+
+    source: str
+    label: str
+    model: str
+    policy: dict[str, Any]
+    fps: float = 1.0
+    chunk_frames: int = 4
+    speed: float = 4.0
+    max_frames: int | None = None
+    positions: str | None = None
+    seed: int = 0
+    record: Path | None = None
+    record_level: Literal["summary", "rows"] = "summary"
+    start_paused: bool = False
+
+
+@dataclass(frozen=True)
+class View:
+    """What a page draws; replaced as a whole, never changed.
+
+    Attributes:
+        seq: grows with every publication.
+        ids, states: video tokens so far and their `TokenState`, [token], [layer, token].
+        table: what every token is, as of the last step.
+        image: newest frame that arrived, RGB; waiting: frames that arrived but are not prefilled yet.
+        frames_per_s: stream frames prefilled per wall second over the last steps.
+        cache_bytes: (time_s, bytes) after every step.
+        answering: text so far of the answer being generated.
+        error: what went wrong, in a sentence; the stream may go on all the same.
+    """
+
+    seq: int = 0
+    status: Status = "loading"
+    snapshot: Snapshot | None = None
+    ids: npt.NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    states: npt.NDArray[np.int8] = field(default_factory=lambda: np.empty((0, 0), np.int8))
+    table: TokenTable = field(default_factory=TokenTable)
+    image: npt.NDArray[np.uint8] | None = None
+    waiting: int = 0
+    frames_arrived: int = 0
+    expected_frames: int | None = None
+    tokens_per_frame: int = 0
+    policy: str = ""
+    frames_per_s: float = float("nan")
+    cache_bytes: tuple[tuple[float, int], ...] = ()
+    answers: tuple[Answer, ...] = ()
+    answering: str | None = None
+    error: str | None = None
+    notes: tuple[str, ...] = ()
+    source_name: str = ""
+    source_kind: str = ""
+
+
+class StreamWorker:
+    """One stream in one thread. `stop()` ends it; it may be called from any thread and twice."""
+
+    def __init__(self, settings: StreamSettings, lab_of: Callable[[str], Lab]) -> None:
+        self.settings = settings
+        self._lab_of = lab_of
+        self._lock = threading.Lock()
+        self._view = View()
+        self._commands: queue.Queue[Callable[[], None]] = queue.Queue()
+        self._stop = threading.Event()
+        self._playing = not settings.start_paused
+        self._steps_wanted = 0
+        self._speed = settings.speed
+        self._tracker = Tracker()
+        self._pictures: dict[int, npt.NDArray[np.uint8]] = {}
+        self._durations: list[tuple[float, int]] = []
+        self._waiting: list[Frame] = []
+        self._next_due = 0.0
+        self.session: StreamSession | None = None
+        self._thread = threading.Thread(target=self._run, name="hermes-stream", daemon=True)
+        self._thread.start()
+
+    # --- for pages ------------------------------------------------------------------------------
+    def latest(self) -> View:
+        """The newest view."""
+        with self._lock:
+            return self._view
+
+    def picture(self, frame: int) -> npt.NDArray[np.uint8] | None:
+        """A frame that was streamed; None where it is too long ago."""
+        with self._lock:
+            return self._pictures.get(frame)
+
+    @property
+    def alive(self) -> bool:
+        return self._thread.is_alive()
+
+    def play(self) -> None:
+        self._command(self._set_playing, True)
+
+    def pause(self) -> None:
+        self._command(self._set_playing, False)
+
+    def step(self) -> None:
+        """Feed one chunk, then pause."""
+        self._command(self._want_step)
+
+    def set_speed(self, speed: float) -> None:
+        """Stream seconds per second; 0: as fast as the model goes."""
+        self._command(self._set_speed, speed)
+
+    def set_policy(self, config: dict[str, Any]) -> None:
+        """Change the policy from the next decision on; a refusal appears as the view's error."""
+        self._command(self._set_policy, config)
+
+    def ask(self, question: str, max_new_tokens: int = 24) -> None:
+        """Ask the stream between two chunks; the answer appears in the view."""
+        self._command(self._ask, question, max_new_tokens)
+
+    def submit(self, work: Callable[[StreamSession], T]) -> Future[T]:
+        """Run something on the session in its own thread, between two chunks."""
+        done: Future[T] = Future()
+
+        def carry_out() -> None:
+            try:
+                if self.session is None:
+                    raise LabError("The stream has no session yet; wait until the model is loaded.")
+                done.set_result(work(self.session))
+            except BaseException as error:
+                done.set_exception(error)
+
+        if not self.alive or self._stop.is_set():
+            done.set_exception(LabError("The stream has been stopped; start it again."))
+            return done
+        self._commands.put(carry_out)
+        return done
+
+    def stop(self, timeout_s: float = 10.0) -> None:
+        """End the thread and finish the recording."""
+        self._stop.set()
+        self._commands.put(lambda: None)
+        if threading.current_thread() is not self._thread:
+            self._thread.join(timeout_s)
+
+    # --- the thread ------------------------------------------------------------------------------
+    def _command(self, call: Callable[..., None], *arguments: Any) -> None:
+        self._commands.put(lambda: call(*arguments))
+
+    def _publish(self, **changes: Any) -> None:
+        with self._lock:
+            self._view = replace(self._view, seq=self._view.seq + 1, **changes)
+
+    def _run(self) -> None:
+        torch.set_num_threads(1)  # on few cores the page would starve otherwise
+        settings = self.settings
+        reason: str | None = None
+        try:
+            with video.open(
+                settings.source, fps=settings.fps, max_frames=settings.max_frames, limits=UPLOAD_LIMITS
+            ) as source:
+                self._publish(
+                    expected_frames=source.estimated_frames,
+                    source_name=settings.label,
+                    source_kind=source.kind,
+                )
+                self._start_session(source)
+                self._publish(status="playing" if self._playing else "paused")
+                self._stream(source)
+        except LabError as error:
+            reason = str(error)
+            self._publish(status="failed", error=reason)
+        except BaseException as error:
+            reason = f"{type(error).__name__}: {error}"
+            _LOG.exception("The stream stopped")
+            self._publish(
+                status="failed",
+                error=f"The stream stopped on an unexpected error ({reason}); start it again.",
+            )
+        finally:
+            if self.session is not None:
+                try:
+                    self.session.close(reason)
+                except RecordingError as error:
+                    self._publish(error=str(error))
+            if self._stop.is_set():
+                self._publish(status="stopped")
+            self._refuse_the_rest()
+
+    def _start_session(self, source: FrameSource) -> None:
+        settings = self.settings
+        lab = self._lab_of(settings.model)
+        policy = policies.from_config(settings.policy)
+        self.session = StreamSession(
+            lab,
+            policy,
+            chunk_frames=settings.chunk_frames,
+            positions=settings.positions,
+            record=settings.record,
+            record_level=settings.record_level,
+            seed=settings.seed,
+            fps=settings.fps,
+            source={"name": settings.label, "kind": source.kind, "sha256": source.sha256()},
+        )
+        self._publish(policy=spec_of(policy.config()))
+
+    def _stream(self, source: FrameSource) -> None:
+        frames: Iterator[Frame] = iter(source)
+        ended = False
+        self._next_due = time.monotonic()
+        while not self._stop.is_set():
+            self._work_off(block=ended or not self._running())
+            if self._stop.is_set():
+                return
+            if ended or not self._running():
+                continue
+            if not self._wait_for_due():
+                continue
+            if len(self._waiting) < self.settings.chunk_frames:
+                frame = next(frames, None)
+                if frame is None:
+                    ended = True
+                else:
+                    self._arrive(frame)
+            full = len(self._waiting) >= self.settings.chunk_frames
+            if self._waiting and (full or ended):
+                self._feed()
+            if ended and not self._waiting:
+                self._publish(status="finished", error=source.damage or self._view.error)
+
+    def _running(self) -> bool:
+        return self._playing or self._steps_wanted > 0
+
+    def _work_off(self, block: bool) -> None:
+        """Carry out what the page asked for; waits for the first command where there is nothing else to do."""
+        try:
+            command = self._commands.get(block, 0.5 if block else None)
+            while True:
+                command()
+                command = self._commands.get_nowait()
+        except queue.Empty:
+            return
+
+    def _wait_for_due(self) -> bool:
+        """Whether the next frame is due; commands that come meanwhile are carried out at once."""
+        if self._speed == UNPACED or self._steps_wanted:
+            return True
+        now = time.monotonic()
+        if now >= self._next_due:
+            # after a slow step the clock starts afresh: the stream falls behind rather than rushes
+            self._next_due = max(self._next_due, now - 1.0) + 1 / (self.settings.fps * self._speed)
+            return True
+        try:
+            self._commands.get(True, min(self._next_due - now, 0.5))()
+        except queue.Empty:
+            pass
+        return False
+
+    def _arrive(self, frame: Frame) -> None:
+        self._waiting.append(frame)
+        with self._lock:
+            self._pictures[frame.index] = frame.image
+            if len(self._pictures) > PICTURES_KEPT:
+                self._pictures.pop(next(iter(self._pictures)))
+        self._publish(
+            image=frame.image, waiting=len(self._waiting), frames_arrived=frame.index + 1
+        )
+
+    def _feed(self) -> None:
+        assert self.session is not None
+        session, started = self.session, time.perf_counter()
+        error: str | None = None
+        try:
+            snapshot = session.feed(self._waiting)
+        except RecordingError as problem:
+            error = f"{problem} The stream goes on without recording."
+            session.close(str(problem))
+            assert session.snapshot is not None
+            snapshot = session.snapshot
+        except LabError as problem:
+            # the session is as it was: another policy may take the same frames
+            self._playing, self._steps_wanted = False, 0
+            self._publish(status="paused", error=str(problem))
+            return
+        self._durations = [*self._durations[-7:], (time.perf_counter() - started, len(self._waiting))]
+        self._waiting = []
+        table = session.table.copy()
+        ids, states = self._tracker.add(snapshot, table)
+        self._steps_wanted = max(0, self._steps_wanted - 1)
+        seconds, count = (sum(column) for column in zip(*self._durations, strict=True))
+        self._publish(
+            snapshot=snapshot,
+            table=table,
+            ids=ids,
+            states=states,
+            waiting=0,
+            tokens_per_frame=session.stream.tokens_per_frame,
+            frames_per_s=count / max(seconds, 1e-9),
+            cache_bytes=(*self._view.cache_bytes, (snapshot.time_s, snapshot.cache_bytes)),
+            status="playing" if self._running() else "paused",
+            error=error,
+            notes=snapshot.notes,
+        )
+
+    # --- commands, in the thread ----------------------------------------------------------------
+    def _set_playing(self, playing: bool) -> None:
+        self._playing, self._steps_wanted = playing, 0
+        self._next_due = time.monotonic()
+        if self._view.status in ("playing", "paused"):
+            self._publish(status="playing" if playing else "paused")
+
+    def _want_step(self) -> None:
+        self._playing = False
+        self._steps_wanted += 1
+
+    def _set_speed(self, speed: float) -> None:
+        self._speed = speed
+        self._next_due = time.monotonic()
+
+    def _set_policy(self, config: dict[str, Any]) -> None:
+        assert self.session is not None
+        try:
+            self.session.set_policy(policies.from_config(config))
+        except LabError as error:
+            self._publish(error=f"The policy stays as it was. {error}")
+        else:
+            self._publish(policy=spec_of(self.session.policy.config()), error=None)
+
+    def _ask(self, question: str, max_new_tokens: int) -> None:
+        assert self.session is not None
+        self._publish(answering="")
+        try:
+            answer = self.session.ask(
+                question,
+                max_new_tokens=max_new_tokens,
+                attention=True,
+                on_token=lambda text: self._publish(answering=text),
+            )
+        except LabError as error:
+            self._publish(answering=None, error=str(error))
+        else:
+            self._publish(answering=None, answers=(*self._view.answers, answer), error=None)
+
+    def _refuse_the_rest(self) -> None:
+        """Commands that nobody will carry out any more are answered, so that nobody waits for them."""
+        self.session = None
+        while True:
+            try:
+                self._commands.get_nowait()()
+            except queue.Empty:
+                return
+            except Exception:  # a command that needs a session; the view says why there is none
+                continue
+
+
+def spec_of(config: dict[str, Any]) -> str:
+    """A policy's description as one line of text, without the fields that have their default."""
+    values = dict(config)
+    name = str(values.pop("policy"))
+    defaults = {f.name: f.default for f in policies.info(name).fields}
+    changed = [f"{k}={v!r}" for k, v in values.items() if _plain(defaults.get(k)) != _plain(v)]
+    return f"{name}({', '.join(changed)})" if changed else name
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
