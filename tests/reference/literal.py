@@ -39,6 +39,7 @@ class Head:
 @dataclass
 class Layer:
     heads: list[Head]
+    archive: list[Head] | None = None  # what was forgotten, with `Literal.archives`
     next: int = 0
     video: tuple[int, int] | None = (
         None  # (t of the next group of frames, start of the h and w axes)
@@ -51,6 +52,7 @@ class Literal:
 
     folder: Path
     hide: Hide | None = None
+    archives: bool = False
     patterns: list[Tensor] = field(
         default_factory=list
     )  # of the last forward, [query_head, new, token]
@@ -178,13 +180,48 @@ class Literal:
     # --- the memory --------------------------------------------------------------------------
     def keep(self, layer: int, ids: Tensor) -> None:
         """Forget everything but `ids`, [1 or kv_head, kept], in the order in which it is remembered."""
-        for kv, head in enumerate(self.layers[layer].heads):
+        memory = self.layers[layer]
+        for kv, head in enumerate(memory.heads):
             wanted = set(ids[kv if len(ids) > 1 else 0].tolist())
-            index = torch.tensor([i for i, n in enumerate(head.ids.tolist()) if n in wanted])
-            assert len(index) == len(wanted), "asked to keep what is not remembered"
-            self.layers[layer].heads[kv] = Head(
-                head.keys[index], head.values[index], head.positions[:, index], head.ids[index]
+            stays = torch.tensor([n in wanted for n in head.ids.tolist()])
+            assert int(stays.sum()) == len(wanted), "asked to keep what is not remembered"
+            memory.heads[kv] = chosen(head, stays)
+            if self.archives:
+                gone = chosen(head, ~stays)
+                memory.archive = memory.archive or [self._empty() for _ in memory.heads]
+                memory.archive[kv] = joined(memory.archive[kv], gone)
+
+    def fold(self, layer: int, sources: Tensor, name: int, *, sort: bool, protected: int) -> None:
+        """Make one token of several: mean key before rotation, mean value, at the last one's position."""
+        memory = self.layers[layer]
+        for kv, head in enumerate(memory.heads):
+            parts = chosen(head, torch.isin(head.ids, sources))
+            made = Head(
+                parts.keys.mean(0, keepdim=True),
+                parts.values.mean(0, keepdim=True),
+                parts.positions[:, -1:],
+                torch.tensor([name]),
             )
+            whole = joined(head, made)
+            if sort:
+                order = whole.positions[0].clone()
+                order[:protected] = -1
+                whole = chosen(whole, order.argsort(stable=True))
+            memory.heads[kv] = whole
+            memory.next = max(memory.next, int(made.positions.max()) + 1)
+
+    def recall(self, ids_by_layer: Sequence[Tensor]) -> Literal:
+        """A copy that remembers, of memory and archive together, these ids only, in the order of the stream."""
+        copy_ = copy.copy(self)
+        copy_.layers = []
+        for memory, ids in zip(self.layers, ids_by_layer, strict=True):
+            heads = []
+            for kv, head in enumerate(memory.heads):
+                whole = joined(head, memory.archive[kv]) if memory.archive else head
+                whole = chosen(whole, whole.ids.argsort())
+                heads.append(chosen(whole, torch.isin(whole.ids, ids[kv if len(ids) > 1 else 0])))
+            copy_.layers.append(Layer(heads, next=memory.next, video=memory.video))
+        return copy_
 
     def renumber(self, layer: int, rule: str, protected: int) -> None:
         """Close the gaps behind the protected tokens ("eager": axis by axis; "contiguous": 0, 1, 2, ...)."""
@@ -208,6 +245,21 @@ class Literal:
         """All keys rotated to where they stand, [kv_head, token, dim]."""
         heads = self.layers[layer].heads
         return torch.stack([self.rotate(h.keys, h.positions, layer) for h in heads])
+
+
+def chosen(head: Head, index: Tensor | slice) -> Head:
+    """Some of a head's tokens."""
+    return Head(head.keys[index], head.values[index], head.positions[:, index], head.ids[index])
+
+
+def joined(first: Head, second: Head) -> Head:
+    """The tokens of one followed by those of the other."""
+    return Head(
+        torch.cat([first.keys, second.keys]),
+        torch.cat([first.values, second.values]),
+        torch.cat([first.positions, second.positions], 1),
+        torch.cat([first.ids, second.ids]),
+    )
 
 
 def place(memory: Layer, segment: Segment) -> tuple[Tensor, tuple[int, tuple[int, int] | None]]:

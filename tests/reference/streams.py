@@ -86,6 +86,7 @@ class Beside:
     policy: Policy | str = "full"
     positions: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
+    sort_merged: bool = False
     chunks: list[tuple[Segment, Sequence[int]]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -101,16 +102,26 @@ class Beside:
         start = self.session.stream.frames_seen
         times = [float(start + i) for i in range(len(images))]
         snapshot = self.session.feed(images, times)
-        segment = self.lab.adapter.encode(images, times)
+        segment = self.arriving(self.lab.adapter.encode(images, times))
         self.chunks.append((segment, snapshot.new_ids.tolist()))
         self.reference.feed(segment, snapshot.new_ids)
         protected = len(self.prefix)
+        for decision in snapshot.decisions:
+            for made in decision.merged:
+                self.reference.fold(
+                    decision.layer, torch.from_numpy(made.sources), made.id,
+                    sort=self.sort_merged, protected=protected,
+                )  # fmt: skip
         for layer, held in enumerate(snapshot.held):
             front = torch.arange(protected).expand(len(held), -1)
             self.reference.keep(layer, torch.cat([front, torch.from_numpy(held)], 1))
             if layer in snapshot.reindexed:
                 self.reference.renumber(layer, str(self.session.positions), protected)
         return snapshot
+
+    def arriving(self, segment: Segment) -> Segment:
+        """What admission makes of a chunk, in tests that have it."""
+        return segment
 
     def question(self, text: str = QUESTION) -> Segment:
         """The turn that a question becomes."""
