@@ -49,7 +49,7 @@ format: $(VENV)/.dev  ## rewrite files in the house format
 
 docs: $(VENV)/.docs  ## build the documentation into site/, warnings as errors
 	$(BIN)/python scripts/docs_cli.py
-	$(BIN)/python -m mkdocs build --strict --clean
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --clean
 
 clean:  ## remove the virtual environment and caches
 	rm -rf $(VENV) .pytest_cache .hypothesis .ruff_cache
