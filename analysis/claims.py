@@ -1,9 +1,11 @@
 """A claim, its estimate, the controls it must survive, and the verdict that code - not a person - draws.
 
-Every metric is oriented so that larger speaks for the claim. Controls have one of three roles. "exceed": a
+Every metric is oriented so that larger speaks for the claim. Controls have one of four roles. "exceed": a
 null; the effect must be larger than there, within streams. "persist": a changed setting in which a real
-effect must still be there. "context": shown beside the estimate, without a say in the verdict. A claim names
-the controls it needs; without them there is no verdict at all, only an error.
+effect must still be there. "capable": something that must be above 0 for the question to make sense, such as
+the model's answers depending on the video at all; if it is not, nothing can be told. "context": shown beside
+the estimate, without a say in the verdict. A claim names the controls it needs; without them there is no
+verdict at all, only an error.
 """
 
 from __future__ import annotations
@@ -44,7 +46,7 @@ class Verdict(StrEnum):
     CANNOT_TELL = "cannot tell"
 
 
-Role = Literal["exceed", "persist", "context"]
+Role = Literal["exceed", "persist", "capable", "context"]
 
 
 @dataclass(frozen=True)
@@ -133,7 +135,8 @@ class Control:
         name, role: see `Need`.
         estimate: the metric under the control.
         difference: observed minus control within streams; None for a changed setting on other streams.
-        p: one-sided sign-flip p of that difference (persist: of the estimate over the reference).
+        p: one-sided sign-flip p of that difference (persist: of the estimate over the reference; capable:
+            over 0).
         replicates: versions that were run; the numbers are those of the strongest.
         note: what was done.
     """
@@ -224,6 +227,13 @@ def persistence(
     return Control(name, "persist", estimate(values, seed=seed), None, p, note=note)
 
 
+def capability(name: str, values: npt.ArrayLike, *, note: str = "", seed: int = 0) -> Control:
+    """Something, [stream], that must be above 0 for the claim's question to make sense."""
+    values = np.asarray(values, dtype=float)
+    p = float(sign_flip_test(values, seed=seed).p)
+    return Control(name, "capable", estimate(values, seed=seed), None, p, note=note)
+
+
 # --- the verdict -------------------------------------------------------------------------------
 def missing_controls(claim: Claim, panel: NullPanel) -> list[str]:
     """What a claim needs and its panel lacks, in words."""
@@ -278,6 +288,12 @@ def _rule(claim: Claim, value: Estimate, panel: NullPanel, p: float) -> Finding:
         return finding(
             Verdict.CANNOT_TELL, f"Only {value.n_streams} streams: there is no interval."
         )
+    for control in panel.controls:
+        if control.role == "capable" and not (control.estimate.low > 0 and control.p < ALPHA):
+            return finding(
+                Verdict.CANNOT_TELL,
+                f"The question cannot be put to this model: {control.name} is {control.estimate}.",
+            )
     against = f"excess over the strongest null ({strongest.name}) is {excess}"
     if excess.high < least:
         return finding(

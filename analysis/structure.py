@@ -70,6 +70,24 @@ def panel(
     return claims.estimate(observed), NullPanel(tuple(found))
 
 
+def named_null_panel(
+    observed: Array, nulls: Mapping[str, Array], capable: Mapping[str, Array] | None = None
+) -> NullPanel:
+    """A panel of nulls that were measured beside the observation, [stream] or [version, stream].
+
+    `capable` holds what must be above 0 for the question to make sense, [stream].
+    """
+    found = [claims.null(name, observed, values) for name, values in nulls.items()]
+    found += [claims.capability(name, values) for name, values in (capable or {}).items()]
+    return NullPanel(tuple(found))
+
+
+def deep_slot(context: StudyContext) -> int:
+    """The one slot of a frame to which deep layers attend most on development streams."""
+    slots = context.observe("trained", "development").question("slots")
+    return int(slots[:, list(context.paper_bands[2])].mean((0, 1, 2)).argmax())
+
+
 # --- tables --------------------------------------------------------------------------------------
 HEAD_COLUMNS = (
     "layer", "head", "value", "low", "high", "strongest_null", "null_value", "excess", "excess_low",

@@ -93,6 +93,22 @@ def test_noise_leaves_the_question_open(mean, spread):
     assert ruling(observed, panel(observed)).verdict is Verdict.CANNOT_TELL
 
 
+def test_a_model_that_cannot_answer_leaves_the_question_open():
+    claim = replace(CLAIM, needs=(Need("uniform", "exceed"), Need("uses video", "capable")))
+    observed = streams(2.0)
+    null = claims.null("uniform", observed, np.ones(STREAMS))
+
+    def found(ability):
+        controls = NullPanel((null, claims.capability("uses video", streams(ability, seed=3))))
+        return ruling(observed, controls, claim)
+
+    assert found(1.0).verdict is Verdict.SUPPORTED
+    assert found(0.0).verdict is Verdict.CANNOT_TELL
+    assert "uses video" in found(0.0).because
+    with pytest.raises(claims.ControlsMissing, match="uses video"):
+        ruling(observed, NullPanel((null,)), claim)
+
+
 def test_two_streams_leave_the_question_open():
     observed = np.array([2.0, 2.1])
     controls = NullPanel(

@@ -1,0 +1,312 @@
+"""Does the answer need what the claims say it reads - by layer range, token set and horizon of the question?
+
+Attention shows where a layer looks; hiding tokens shows whether it matters. Token sets (newest frames, anchor
+slot, sinks, the most attended tokens, all the rest) are hidden from the question in bands, windows and all
+layers, and kept alone, beside matched random sets of the same size and shape. Effects are drops of the
+answer's logit margin, in units of what hiding all video from all layers costs. Self-repair (arXiv 2307.15771)
+makes them lower bounds.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import numpy as np
+
+from analysis.claims import Claim, Finding, Need, judge
+from analysis.claims import estimate as estimate_of
+from analysis.context import StudyContext
+from analysis.estimators.agreement import spearman
+from analysis.knockout_effects import Effects, measure
+from analysis.result import FigureSpec, Reproduce, StudyResult, Table
+from analysis.statistics import Intervals, cluster_bootstrap
+from analysis.streams import HORIZONS
+from analysis.structure import leave_one_out, named_null_panel, panel_table
+
+LEAST = 0.05
+SELF_REPAIR = "Later layers can repair what is hidden, so effects are lower bounds."
+_SHARE = "of what hiding all video from all layers costs"
+_NOTHING = Need("nothing hidden", "exceed")
+_USES_VIDEO = Need("cost of hiding all video", "capable")
+
+CLAIMS = (
+    Claim(
+        key="recent-needed-shallow",
+        sentence="Questions about now need the newest frames in the shallow layers (the first tenth).",
+        metric=f"drop of the margin on `now` questions when the newest frames are hidden in shallow layers, {_SHARE}",
+        refuted_if="hiding as many consecutive frames from elsewhere costs as much, within 5 %",
+        needs=(_NOTHING, Need("random frames", "exceed", 3), _USES_VIDEO),
+        reference=0.0,
+        smallest_effect=LEAST,
+        status="confirmed",
+        paper="HERMES (arXiv 2601.14724), section 2: shallow layers as sensory memory",
+    ),
+    Claim(
+        key="recent-shallow-rather-than-deep",
+        sentence="Hiding the newest frames matters more in the shallow layers than in as many of the last layers.",
+        metric=f"the same drop in shallow layers, less that in the same number of last layers, {_SHARE}",
+        refuted_if="the newest frames matter as much in the last layers",
+        needs=(Need("no difference", "exceed"), Need("random frames", "exceed", 3), _USES_VIDEO),
+        reference=0.0,
+        smallest_effect=LEAST,
+        status="confirmed",
+        paper="HERMES (arXiv 2601.14724), section 2",
+    ),
+    Claim(
+        key="old-needed-deep",
+        sentence="Questions about the past need old frames in the deep layers (the last 30 %).",
+        metric=f"drop of the margin on `long` questions when all but the newest frames are hidden in deep layers, {_SHARE}",
+        refuted_if="the drop is below 5 %, or questions about now drop as much",
+        needs=(_NOTHING, Need("now questions", "exceed"), _USES_VIDEO),
+        reference=0.0,
+        smallest_effect=LEAST,
+        status="confirmed",
+        paper="HERMES (arXiv 2601.14724), section 2: deep layers as long-term memory",
+    ),
+    Claim(
+        key="old-deep-rather-than-shallow",
+        sentence="Old frames matter more to questions about the past in the deep layers than in as many of the first layers.",
+        metric=f"the same drop in deep layers, less that in the same number of first layers, {_SHARE}",
+        refuted_if="old frames matter as much in the first layers",
+        needs=(Need("no difference", "exceed"), _USES_VIDEO),
+        reference=0.0,
+        smallest_effect=LEAST,
+        status="confirmed",
+        paper="HERMES (arXiv 2601.14724), section 2",
+    ),
+    Claim(
+        key="anchors-enough-deep",
+        sentence="For questions about the past, anchor tokens alone serve the deep layers better than as many other tokens.",
+        metric="margin on `long` questions when deep layers see only the anchor slot of every frame, "
+        f"{_SHARE}",
+        refuted_if="one random other slot per frame serves as well, within 5 %",
+        needs=(Need("random slots", "exceed", 3), _USES_VIDEO),
+        reference=0.0,
+        smallest_effect=LEAST,
+        status="confirmed",
+        paper="HERMES (arXiv 2601.14724), section 2: one anchor token a frame",
+    ),
+)  # fmt: skip
+
+
+def run(context: StudyContext) -> StudyResult:
+    """Run the study; see the module docstring."""
+    started = time.perf_counter()
+    effects = measure(context)
+    now, long = HORIZONS.index("now"), HORIZONS.index("long")
+    zero = np.zeros(len(context.causal))
+
+    recent = effects.drop("hide|shallow|recent|set", now)
+    recent_last = effects.drop("hide|last|recent|set", now)
+    frames = effects.drops("hide|shallow|recent|random", now)
+    frames_last = effects.drops("hide|last|recent|random", now)
+    old = effects.drop("hide|deep|older|set", long)
+    old_first = effects.drop("hide|first|older|set", long)
+    keep = effects.margin[:, long, effects.index("keep|deep|anchors|set")] / effects.unit[long]
+    keep_random = np.stack(
+        [
+            effects.margin[:, long, effects.index(label)] / effects.unit[long]
+            for label in effects.versions("keep|deep|anchors|random")
+        ]
+    )
+    everything = effects.index("hide|all|video|set")
+    video = (effects.margin[..., 0] - effects.margin[..., everything]).T
+    values = (
+        (now, recent, {"nothing hidden": zero, "random frames": frames}),
+        (now, recent - recent_last, {"no difference": zero, "random frames": frames - frames_last}),
+        (
+            long,
+            old,
+            {"nothing hidden": zero, "now questions": effects.drop("hide|deep|older|set", now)},
+        ),
+        (long, old - old_first, {"no difference": zero}),
+        (long, keep, {"random slots": keep_random}),
+    )
+    findings = judge(
+        [
+            (
+                claim,
+                estimate_of(observed),
+                named_null_panel(observed, nulls, {_USES_VIDEO.name: video[horizon]}),
+            )
+            for claim, (horizon, observed, nulls) in zip(CLAIMS, values, strict=True)
+        ]
+    )
+    table = _effect_table(effects)
+    return StudyResult(
+        study="knockout",
+        title="Knockout: what the answer needs",
+        question=(__doc__ or "").split("\n")[0],
+        structural=False,
+        quick=context.quick,
+        setup=context.setup(
+            prompts=("questions of the worlds; see recency",),
+            query_rows="all tokens of the question's turn are blinded",
+        ),
+        data=context.data(context.causal),
+        findings=findings,
+        tables=(table, _window_table(effects), _dose_table(effects), _base_table(effects),
+                panel_table("nulls", findings)),
+        figures=(
+            FigureSpec(
+                "effects", "knockout_matrix", ("effects",), "Hide and keep, by layers and set",
+                "Drop of the margin for every token set, layer range and horizon, beside its matched random set.",
+                SELF_REPAIR,
+            ),
+            FigureSpec(
+                "windows", "window_curves", ("windows",), "By layer window",
+                "Drop when a set is hidden in a window of layers, with matched random frames.", SELF_REPAIR,
+            ),
+            FigureSpec(
+                "doses", "dose_curves", ("doses",), "Dose",
+                "Drop and accuracy as more of the newest frames are hidden, or kept alone, everywhere.",
+                "Which layers are responsible.",
+            ),
+            FigureSpec(
+                "panel", "null_panel", ("nulls",), "Null panel",
+                "Each claim's metric beside every control, on one axis.",
+                "Anything about other streams or models.",
+            ),
+        ),
+        negatives=_negatives(findings, effects),
+        robustness=(
+            leave_one_out(recent, "newest frames hidden in shallow layers, now"),
+            leave_one_out(old, "old frames hidden in deep layers, long"),
+            _rank_by_measure(effects),
+        ),
+        analyses=len(findings) + len(effects.labels) * len(HORIZONS),
+        reproduce=Reproduce(
+            context.command,
+            time.perf_counter() - started,
+            f"{CLAIMS[0].key} {findings[0].estimate}, within 0.01 on another CPU",
+        ),
+        scope=context.scope,
+        covers=("causal", "robustness", "nulls"),
+    )  # fmt: skip
+
+
+# --- tables -----------------------------------------------------------------------------------------------
+def _effect_table(effects: Effects) -> Table:
+    """Drop, accuracy and divergence of every named condition, beside the mean of its matched random sets."""
+    rows: list[tuple[str | float, ...]] = []
+    for label in effects.labels:
+        direction, where, name, version = effects.parts(label)
+        if direction not in ("hide", "keep") or version != "set":
+            continue
+        random = effects.versions(f"{direction}|{where}|{name}|random")
+        for h, horizon in enumerate(HORIZONS):
+            drop = effects.drop(label, h)
+            matched = excess = (float("nan"),) * 3
+            if random:
+                alike = effects.drops(f"{direction}|{where}|{name}|random", h).mean(0)
+                matched = _ends(cluster_bootstrap(alike))
+                excess = _ends(cluster_bootstrap(drop - alike))
+            i = effects.index(label)
+            right, moved = effects.right[:, h, i].mean(), effects.moved[:, h, i].mean()
+            own = _ends(cluster_bootstrap(drop))
+            rows.append(
+                (
+                    direction,
+                    where,
+                    name,
+                    horizon,
+                    *own,
+                    *matched,
+                    *excess,
+                    float(right),
+                    float(moved),
+                )
+            )
+    columns = (
+        "direction", "layers", "set", "horizon", "drop", "low", "high", "random_drop", "random_low",
+        "random_high", "excess", "excess_low", "excess_high", "accuracy", "divergence_nats",
+    )  # fmt: skip
+    return Table(
+        "effects",
+        columns,
+        tuple(rows),
+        "Drops of the margin, in units of hiding all video everywhere.",
+    )
+
+
+def _ends(found: Intervals) -> tuple[float, float, float]:
+    return float(found.value), float(found.low), float(found.high)
+
+
+def _window_table(effects: Effects) -> Table:
+    """Drop by window of layers."""
+    rows: list[tuple[str | int | float, ...]] = []
+    for label in effects.labels:
+        direction, where, name, version = effects.parts(label)
+        if direction == "window":
+            series = name if version == "set" else "random frames"
+            for h, horizon in enumerate(HORIZONS):
+                ends = _ends(cluster_bootstrap(effects.drop(label, h)))
+                rows.append((series, horizon, int(where), *ends))
+    columns = ("series", "horizon", "window", "value", "low", "high")
+    return Table("windows", columns, tuple(rows), "Drop of the margin by window of layers.")
+
+
+def _dose_table(effects: Effects) -> Table:
+    """Drop and accuracy by the number of frames hidden or kept."""
+    rows: list[tuple[str | int | float, ...]] = []
+    for label in effects.labels:
+        direction, where, _, version = effects.parts(label)
+        if direction.startswith("dose"):
+            series = f"{direction[5:]} {'newest' if version == 'set' else 'random frames'}"
+            for h, horizon in enumerate(HORIZONS):
+                ends = _ends(cluster_bootstrap(effects.drop(label, h)))
+                right = float(effects.right[:, h, effects.index(label)].mean())
+                rows.append((series, horizon, int(where), *ends, right))
+    columns = ("series", "horizon", "frames", "value", "low", "high", "accuracy")
+    return Table(
+        "doses", columns, tuple(rows), "Drop of the margin and accuracy by dose in frames."
+    )
+
+
+def _base_table(effects: Effects) -> Table:
+    """What there is to lose: margin and accuracy untouched, and with all video hidden."""
+    rows: list[tuple[str | float, ...]] = []
+    for h, horizon in enumerate(HORIZONS):
+        for name, label in (("untouched", "base"), ("all video hidden", "hide|all|video|set")):
+            i = effects.index(label)
+            margin = _ends(cluster_bootstrap(effects.margin[:, h, i]))
+            right = _ends(cluster_bootstrap(effects.right[:, h, i]))
+            rows.append((name, horizon, *margin, *right))
+    columns = (
+        "condition", "horizon", "margin", "margin_low", "margin_high", "accuracy", "accuracy_low",
+        "accuracy_high",
+    )  # fmt: skip
+    return Table(
+        "base", columns, tuple(rows), "Logit margin of the answer, and accuracy among alternatives."
+    )
+
+
+def _rank_by_measure(effects: Effects) -> str:
+    """Whether margin, accuracy and divergence order the conditions alike."""
+    drop = (effects.margin[..., :1] - effects.margin).mean((0, 1))
+    wrong = (effects.right[..., :1] - effects.right).mean((0, 1))
+    moved = effects.moved.mean((0, 1))
+    return (
+        "conditions ordered by margin against accuracy: rank correlation "
+        f"{float(spearman(drop, wrong)):.2f}; against divergence: {float(spearman(drop, moved)):.2f}"
+    )
+
+
+def _negatives(findings: Sequence[Finding], effects: Effects) -> tuple[str, ...]:
+    """What did not come out as the paper says, in numbers."""
+    base = effects.right[:, :, 0].mean(0)
+    said = [
+        "Accuracy untouched: "
+        + ", ".join(f"{h} {a:.2f}" for h, a in zip(HORIZONS, base, strict=True))
+        + ".",
+        "Without video the margin drops by "
+        + ", ".join(f"{u:.2g} ({h})" for h, u in zip(HORIZONS, effects.unit, strict=True))
+        + " logits, the unit of all effects.",
+        SELF_REPAIR,
+    ]
+    said += [
+        f"{f.claim.key}: {f.verdict}. {f.because}" for f in findings if f.verdict != "supported"
+    ]
+    return tuple(said)
