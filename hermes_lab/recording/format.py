@@ -2,9 +2,9 @@
 
     runs/first/
         manifest.json                     who recorded what, and how (`Manifest`)
-        parts/000000-step.safetensors     one feed step: see `step_part`
+        parts/000000-step.safetensors     one feed step: see `steps`
         parts/000000-frames.safetensors   small pictures of that step's frames; may be deleted
-        parts/000001-answer.safetensors   one answered question
+        parts/000001-answer.safetensors   one answered question: see `answers`
 
 Steps and answers share one running number, so that their order is the order of what happened and a missing
 part shows. Every part is written whole under a temporary name and renamed into place. What is not an array

@@ -25,8 +25,11 @@ class DamagedPartError(Exception):
     """A part cannot be read; the recording turns this into a sentence that says what remains."""
 
 
-def write_whole(path: Path, data: bytes) -> None:
+def write_whole(path: Path, data: bytes, *, durable: bool = True) -> None:
     """Write a file so that it is there complete or not at all, whatever happens to the process.
+
+    Args:
+        durable: wait until the disk has it, so that this also holds when the power fails.
 
     Raises:
         OSError: the disk is full or refuses; nothing is left behind.
@@ -36,7 +39,8 @@ def write_whole(path: Path, data: bytes) -> None:
         with open(temporary, "wb") as file:
             file.write(data)
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)

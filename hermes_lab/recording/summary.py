@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from hermes_lab.recording.reader import Recording
 
 
+_SHORT_CHARACTERS = 24  # longer policy fields (prompts) are left to the manifest
+
+
 @dataclass(frozen=True)
 class AnswerSummary:
     """One question and what it cost."""
@@ -74,7 +77,11 @@ class RecordingSummary:
 
     def to_text(self) -> str:
         """A few lines for a terminal."""
-        fields = ", ".join(f"{k}={v}" for k, v in self.policy.items() if k != "policy")
+        fields = ", ".join(
+            f"{name}={value}"
+            for name, value in self.policy.items()
+            if name != "policy" and value is not None and len(str(value)) <= _SHORT_CHARACTERS
+        )
         state = self.status if self.reason is None else f"{self.status}: {self.reason}"
         lines = [
             f"Recording   {self.folder} ({state}, {self.created}, level {self.level}, "

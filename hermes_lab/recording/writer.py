@@ -264,7 +264,7 @@ class RecordingWriter:
         number = self.steps_written + self.answers_written
         path = self.folder / PARTS / part_name(number, kind)
         try:
-            write_whole(path, data)
+            write_whole(path, data, durable=kind != "frames")  # pictures are not worth a wait
         except OSError as error:
             raise self._refusal(error) from error
         self.bytes_written += len(data)

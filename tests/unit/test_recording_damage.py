@@ -159,6 +159,23 @@ def test_a_closed_recording_takes_no_more(tmp_path: Path) -> None:
         writer.write_answer(Stream().answer(0))
 
 
+def test_what_is_learnt_of_the_model_later_reaches_the_manifest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = RecordingWriter(tmp_path / "run", manifest())
+    model = replace(manifest().model, grid=(3, 5), tokens_per_frame=15)
+    writer.amend(model)
+    assert Recording.open(tmp_path / "run").manifest == writer.manifest
+    assert Recording.open(tmp_path / "run").manifest.model == model
+    full_disk(monkeypatch, "write")
+    with pytest.raises(RecordingError, match="disk is full"):
+        writer.amend(manifest().model)
+    assert Recording.open(tmp_path / "run").manifest.model == model
+    with RecordingWriter(tmp_path / "none", manifest(), level="off") as off:
+        off.amend(model)
+    assert not (tmp_path / "none").exists()
+
+
 def test_level_off_writes_nothing(tmp_path: Path) -> None:
     (snapshot, table), *_ = Stream().play(1)
     with RecordingWriter(tmp_path / "run", manifest(), level="off") as writer:
