@@ -13,10 +13,10 @@ from dataclasses import replace
 from typing import Any, cast
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from hermes_lab.attention import Pass
+from hermes_lab.attention import Knockout, Pass
 from hermes_lab.cache import StreamCache
 from hermes_lab.engine import Engine, Wants, join
 from hermes_lab.models.base import Segment
@@ -35,14 +35,15 @@ def read(
     prompts: Mapping[str, tuple[Guidance, Segment]],
     on_rows: OnRows,
     on_queries: OnQueries | None = None,
+    knockouts: Sequence[Knockout] = (),
 ) -> None:
     """Hand the attention rows of every prompt to `on_rows`, layer by layer; the cache stays as it is."""
     propagated = {n: s for n, (g, s) in prompts.items() if g.reading == "propagated"}
     if propagated:
-        _read_propagated(engine, cache, propagated, on_rows, on_queries)
+        _read_propagated(engine, cache, propagated, on_rows, on_queries, knockouts)
     for name, (guidance, segment) in prompts.items():
         if guidance.reading == "raw_embedding":
-            _read_raw(engine, cache, name, segment, guidance.causal, on_rows, on_queries)
+            _read_raw(engine, cache, name, segment, guidance.causal, on_rows, on_queries, knockouts)
 
 
 def _read_propagated(
@@ -51,6 +52,7 @@ def _read_propagated(
     prompts: Mapping[str, Segment],
     on_rows: OnRows,
     on_queries: OnQueries | None,
+    knockouts: Sequence[Knockout],
 ) -> None:
     fed, rows = _layout(prompts)
     lengths = [len(segment) for segment in fed]
@@ -62,7 +64,7 @@ def _read_propagated(
         for name, (start, length) in rows.items():
             on_rows(name, layer, pattern[:, start : start + length, : cached[layer]])
 
-    wants = Wants(block_mask=mask, rows=slice(0, sum(lengths)), on_rows=split)
+    wants = Wants(block_mask=mask, rows=slice(0, sum(lengths)), on_rows=split, knockouts=knockouts)
     if on_queries is not None:
 
         def project(layer: int, module: nn.Module, hidden: Tensor, _: Pass) -> None:
@@ -103,6 +105,7 @@ def _read_raw(
     causal: bool,
     on_rows: OnRows,
     on_queries: OnQueries | None,
+    knockouts: Sequence[Knockout],
 ) -> None:
     for layer, block in enumerate(engine.adapter.layers):
         state = cache.states[layer]
@@ -117,13 +120,17 @@ def _read_raw(
         key = _turn(engine.project(attention, hidden, "k"), cos, sin)[0]
         if state.keys is not None:
             key = torch.cat([state.keys[0].float(), key], 1)
-        on_rows(name, layer, _pattern(query[0], key, causal, attention)[..., : state.tokens])
+        heads = query.shape[1]
+        hidden = [k.hidden(layer, "guidance", state.ids, heads) for k in knockouts]
+        pattern = _pattern(query[0], key, causal, [h for h in hidden if h is not None], attention)
+        on_rows(name, layer, pattern[..., : state.tokens])
 
 
 def _pattern(
     query: Float[Tensor, "query_head row dim"],
     key: Float[Tensor, "kv_head token dim"],
     causal: bool,
+    hidden: Sequence[Bool[Tensor, "query_head cached"]],
     attention: nn.Module,
 ) -> Float[Tensor, "query_head row token"]:
     heads, rows, dim = query.shape
@@ -134,6 +141,11 @@ def _pattern(
     if causal:
         visible = torch.ones(rows, tokens, dtype=torch.bool, device=key.device)
         scores = scores.masked_fill(~visible.tril(tokens - rows), float("-inf"))
+    for tokens_hidden in hidden:
+        cached = tokens_hidden.shape[-1]
+        scores[..., :cached] = scores[..., :cached].masked_fill(
+            tokens_hidden[:, None], float("-inf")
+        )
     return scores.softmax(-1)
 
 

@@ -203,7 +203,7 @@ class Step:
                 holder.state = replace(holder.state, cursor=holder.state.cursor.place(segment)[1])
             return
         evidence.new_tokens = len(segment)
-        wants = Wants(knockouts=session.knockouts, board=session.board)
+        wants = Wants(knockouts=tuple(session.knockouts), board=session.board)
         last = min(stream.tokens_per_frame or len(segment), len(segment))
         summarizer = session._summarizer("chunk") if session.record_level != "off" else None
         wants_rows = Need.CHUNK_ATTENTION in policy.needs
