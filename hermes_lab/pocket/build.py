@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,6 +16,7 @@ from transformers import (
 )
 
 from hermes_lab.pocket.config import PocketConfig
+from hermes_lab.pocket.shipped import CARD
 from hermes_lab.pocket.vocabulary import IMAGE, PAD, TURN_END, VIDEO, WORDS, tokenizer
 
 _ID = {w: i for i, w in enumerate(WORDS)}
@@ -31,21 +33,21 @@ def build(config: PocketConfig, attention: str = "sdpa") -> Any:
 
 def _text_config(config: PocketConfig) -> dict[str, Any]:
     text = config.text
-    return dict(
-        model_type="qwen2",
-        hidden_size=text.width,
-        intermediate_size=text.mlp,
-        num_hidden_layers=text.layers,
-        num_attention_heads=text.heads,
-        num_key_value_heads=text.kv_heads,
-        vocab_size=_VOCAB,
-        max_position_embeddings=text.max_positions,
-        rope_parameters=dict(rope_type="default", rope_theta=text.rope_theta),
-        tie_word_embeddings=True,
-        bos_token_id=None,
-        eos_token_id=_ID[TURN_END],
-        pad_token_id=_ID[PAD],
-    )
+    return {
+        "model_type": "qwen2",
+        "hidden_size": text.width,
+        "intermediate_size": text.mlp,
+        "num_hidden_layers": text.layers,
+        "num_attention_heads": text.heads,
+        "num_key_value_heads": text.kv_heads,
+        "vocab_size": _VOCAB,
+        "max_position_embeddings": text.max_positions,
+        "rope_parameters": {"rope_type": "default", "rope_theta": text.rope_theta},
+        "tie_word_embeddings": True,
+        "bos_token_id": None,
+        "eos_token_id": _ID[TURN_END],
+        "pad_token_id": _ID[PAD],
+    }
 
 
 def _llava_onevision(config: PocketConfig, attention: str) -> Any:
@@ -54,16 +56,16 @@ def _llava_onevision(config: PocketConfig, attention: str) -> Any:
         text_config=cast(Any, _text_config(config)),
         vision_config=cast(
             Any,
-            dict(
-                model_type="siglip_vision_model",
-                hidden_size=vision.width,
-                intermediate_size=vision.mlp,
-                num_hidden_layers=vision.layers,
-                num_attention_heads=vision.heads,
-                image_size=vision.image_px,
-                patch_size=vision.patch_px,
-                vision_use_head=False,
-            ),
+            {
+                "model_type": "siglip_vision_model",
+                "hidden_size": vision.width,
+                "intermediate_size": vision.mlp,
+                "num_hidden_layers": vision.layers,
+                "num_attention_heads": vision.heads,
+                "image_size": vision.image_px,
+                "patch_size": vision.patch_px,
+                "vision_use_head": False,
+            },
         ),
         image_token_index=_ID[IMAGE],
         video_token_index=_ID[VIDEO],
@@ -89,44 +91,55 @@ def _initialise(model: Any) -> None:
 
 
 def save(model: nn.Module, config: PocketConfig, folder: Path) -> None:
-    """Write weights (bfloat16), configuration, tokenizer and processor settings into a folder."""
+    """Write weights, configuration, tokenizer, processor settings and the card into a folder.
+
+    Weights are stored as float16; the configuration says float32, so that they are computed with as such.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     any_model = cast(Any, model)
     any_model.generation_config = GenerationConfig(
         do_sample=False, eos_token_id=_ID[TURN_END], pad_token_id=_ID[PAD]
     )
-    any_model.save_pretrained(folder, safe_serialization=True)
+    half = {k: v.half() for k, v in model.state_dict().items() if k != "lm_head.weight"}
+    any_model.save_pretrained(folder, state_dict=half)
     tokenizer().save_pretrained(str(folder))
     _save_processor(config, folder)
+    card = {
+        "name": config.name,
+        "note": "trained from scratch on procedural streams; real footage is out of its domain",
+        "trained_frames": max(s.frames for s in config.recipe.stages),
+        "config": asdict(config),
+    }
+    (folder / CARD).write_text(json.dumps(card, indent=1) + "\n")
 
 
 def _save_processor(config: PocketConfig, folder: Path) -> None:
     side = config.vision.image_px
-    common: dict[str, Any] = dict(
-        do_resize=True,
-        size={"height": side, "width": side},
-        resample=3,
-        do_rescale=True,
-        rescale_factor=1 / 255,
-        do_normalize=True,
-        image_mean=[0.5, 0.5, 0.5],
-        image_std=[0.5, 0.5, 0.5],
-        do_convert_rgb=True,
-    )
-    image = common | dict(
-        image_processor_type="LlavaOnevisionImageProcessor",
-        image_grid_pinpoints=[[side, side]],
-        do_pad=True,
-    )
-    video = common | dict(video_processor_type="LlavaOnevisionVideoProcessor")
-    processor = dict(
-        processor_class="LlavaOnevisionProcessor",
-        num_image_tokens=(side // config.vision.patch_px) ** 2,
-        vision_feature_select_strategy="full",
-        image_token=IMAGE,
-        video_token=VIDEO,
-        vision_aspect_ratio="anyres_max_9",
-    )
+    common: dict[str, Any] = {
+        "do_resize": True,
+        "size": {"height": side, "width": side},
+        "resample": 3,
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": [0.5, 0.5, 0.5],
+        "image_std": [0.5, 0.5, 0.5],
+        "do_convert_rgb": True,
+    }
+    image = common | {
+        "image_processor_type": "LlavaOnevisionImageProcessor",
+        "image_grid_pinpoints": [[side, side]],
+        "do_pad": True,
+    }
+    video = common | {"video_processor_type": "LlavaOnevisionVideoProcessor"}
+    processor = {
+        "processor_class": "LlavaOnevisionProcessor",
+        "num_image_tokens": (side // config.vision.patch_px) ** 2,
+        "vision_feature_select_strategy": "full",
+        "image_token": IMAGE,
+        "video_token": VIDEO,
+        "vision_aspect_ratio": "anyres_max_9",
+    }
     for name, body in (
         ("preprocessor_config.json", image),
         ("video_preprocessor_config.json", video),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Literal
 
 from hermes_lab.errors import LabError
 
@@ -95,7 +94,6 @@ class PocketConfig:
     """One model: its class, its shapes, its seed and its recipe."""
 
     name: str = "pocket"
-    family: Literal["llava_onevision", "qwen2_5_vl"] = "llava_onevision"
     seed: int = 0
     vision: VisionShape = field(default_factory=VisionShape)
     text: TextShape = field(default_factory=TextShape)

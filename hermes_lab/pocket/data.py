@@ -31,7 +31,9 @@ PREFIX: tuple[int, ...] = (
     *_USER,
 )
 """Ids before the first frame: what the chat template writes there."""
-_TIMES_PER_QUESTION = 3
+_QUESTIONS_PER_TIME = 3
+_END_P = 0.2
+"""Share of answers after which training also asks for the end of the turn."""
 
 
 def word_ids(text: str) -> list[int]:
@@ -151,7 +153,7 @@ def pack(
         for b, (tokens, branch) in enumerate(zip(row, branches, strict=True)):
             table[s, b, : len(tokens)] = torch.tensor(tokens)
             frame[s, b] = branch[0].time_frame
-    return Branches(*table.unbind(-1), frame)
+    return Branches(table[..., 0], table[..., 1], table[..., 2], frame)
 
 
 def batch(
@@ -164,10 +166,11 @@ def batch(
     augment: bool,
     times: Sequence[int] | None = None,
     min_age_frames: int | None = None,
+    learn_end: bool = False,
 ) -> Batch:
     """Draw streams of `frames` frames and about `questions` questions each.
 
-    Short streams lower the age that `long` evidence must have, so that every type can be asked in them.
+    With `learn_end` every answer has the label of its end as well. Short streams lower the age that `long` evidence must have, so that every type can be asked in them.
     """
     age = (
         min(LONG_MIN_AGE_FRAMES, max(2, frames // 4)) if min_age_frames is None else min_age_frames
@@ -186,7 +189,7 @@ def batch(
         at = times
         if at is None:
             at = np.sort(
-                rng.integers(min(3, frames - 1), frames, -(-questions // _TIMES_PER_QUESTION))
+                rng.integers(min(3, frames - 1), frames, -(-questions // _QUESTIONS_PER_TIME))
             ).tolist()
         per_time = max(1, round(questions / len(at)))
         asked = world.questions(rng, at, per_time, weights, age)
@@ -195,6 +198,7 @@ def batch(
     cut = [
         [b[len(b) * g // count : len(b) * (g + 1) // count] for b in branches] for g in range(count)
     ]
-    groups = [pack(part, 0.2 if augment else 0.0, dice) for part in cut]
+    end_p = 1.0 if learn_end else _END_P if augment else 0.0
+    groups = [pack(part, end_p, dice) for part in cut]
     flat = [[[q for branch in stream for q in branch] for stream in part] for part in cut]
     return Batch(torch.stack(shown), torch.from_numpy(np.stack(place)), groups, flat)

@@ -32,7 +32,7 @@ class Muon(torch.optim.Optimizer):
     """
 
     def __init__(self, parameters: Sequence[nn.Parameter], lr: float, decay: float = 0.01) -> None:
-        super().__init__(parameters, dict(lr=lr, momentum=0.95, decay=decay))
+        super().__init__(parameters, {"lr": lr, "momentum": 0.95, "decay": decay})
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]

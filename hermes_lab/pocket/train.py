@@ -26,6 +26,7 @@ from hermes_lab.pocket import checkpoint, data, perception
 from hermes_lab.pocket.branches import answer_logits
 from hermes_lab.pocket.build import build, save
 from hermes_lab.pocket.config import PocketConfig, Recipe
+from hermes_lab.pocket.config import config as named_config
 from hermes_lab.pocket.config import smoke as smoke_config
 from hermes_lab.pocket.optim import Average, Pair
 from hermes_lab.worlds import DEV_SEEDS, TYPES, horizon_of
@@ -39,9 +40,10 @@ _REPORT_S = 10.0
 
 
 def train(
-    config: PocketConfig,
+    config: PocketConfig | str,
     out_dir: Path,
     *,
+    seed: int | None = None,
     smoke: bool = False,
     resume: bool = True,
     processes: int | None = None,
@@ -51,8 +53,9 @@ def train(
 
     `progress` gets every line of `out_dir/progress.jsonl` as it is written.
     """
-    if smoke:
-        config = smoke_config(config)
+    config = named_config(config) if isinstance(config, str) else config
+    config = config if seed is None else replace(config, seed=seed)
+    config = smoke_config(config) if smoke else config
     out_dir.mkdir(parents=True, exist_ok=True)
     log = out_dir / PROGRESS
     if not resume:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
@@ -23,6 +24,13 @@ BUNDLED_SEED = 42
 BUNDLED_FRAMES = 120
 _QUESTION_EVERY_FRAMES = 8
 _PER_TIME = 3
+
+
+class Exported(NamedTuple):
+    """Where the two files of a world are."""
+
+    video: Path
+    questions: Path
 
 
 def questions_along(world: World, every_frames: int = _QUESTION_EVERY_FRAMES) -> list[Question]:
@@ -46,7 +54,7 @@ def export(
     camera: Camera = "still",
     density: float = 1.0,
     crf: int = 18,
-) -> tuple[Path, Path]:
+) -> Exported:
     """Write `world.mp4` and `world.json`; sampling the video at `fps` gives exactly the world's frames.
 
     Each file is written whole and renamed into place.
@@ -70,9 +78,9 @@ def export(
         part.replace(truth)
     except OSError as error:
         raise LabError(f"The world cannot be written to {folder}: {error.strerror}.") from error
-    return video, truth
+    return Exported(video, truth)
 
 
-def bundled() -> tuple[Path, Path]:
+def bundled() -> Exported:
     """The clip that ships with the package (two minutes at one frame per second) and its truth."""
-    return BUNDLED / "clip.mp4", BUNDLED / "clip.json"
+    return Exported(BUNDLED / "clip.mp4", BUNDLED / "clip.json")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, TypeVar
@@ -178,7 +179,8 @@ def _recent_direction(a: Ask) -> Found:
         x1, y1, s1 = corner(a.schedule, thing, a.t)
         x0, y0, s0 = corner(a.schedule, thing, a.t - 1)
         dx, dy = x1 - x0 + (s1 - s0) / 2, y1 - y0 + (s1 - s0) / 2
-        if max(abs(dx), abs(dy)) <= 1:
+        step = thing.at[a.t - thing.start] - thing.at[a.t - 1 - thing.start]
+        if not step.any() and max(abs(dx), abs(dy)) <= 1:
             options.append((thing, "still"))
         elif abs(dx) >= _MOVED_PX and abs(dx) >= 2 * abs(dy):
             options.append((thing, "left" if dx < 0 else "right"))
@@ -265,7 +267,7 @@ def _long_first(a: Ask) -> Found:
     if not seen or a.age(seen[0]) < a.min_age:
         return None
     text = a.wording("what was the first object", "what appeared first", "which object came first")
-    return text, KINDS[seen[0].kind], (seen[0].start,), a.age(seen[0])
+    return text, KINDS[seen[0].kind], a.span(seen[0]), a.age(seen[0])
 
 
 def _long_first_colour(a: Ask) -> Found:
@@ -350,7 +352,7 @@ def _long_together(a: Ask) -> Found:
 def _long_before(a: Ask) -> Found:
     seen = a.seen
     single = {id(o) for o in a.single()}
-    options = [(p, o) for p, o in zip(seen, seen[1:], strict=False) if id(o) in single]
+    options = [(p, o) for p, o in itertools.pairwise(seen) if id(o) in single]
     if not options:
         return None
     earlier, thing = a.pick(options)

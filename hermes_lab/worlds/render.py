@@ -113,7 +113,7 @@ def _paint(kind: int, colour: int, size_px: int) -> tuple[NDArray[np.float32], N
     """What to add, and what share of the background to keep, to draw one object."""
     fill, rim = _stencil(kind, size_px)
     add = fill * _PALETTE[colour] + (1 - fill) * rim * _RIM
-    return add, (1 - fill) * (1 - rim)
+    return add.astype(np.float32), (1 - fill) * (1 - rim)
 
 
 @cache

@@ -176,6 +176,22 @@ def _things(
     return tuple(things)
 
 
+def _choose(paths: NDArray[np.int64], t: int, present: list[Thing], *, hide: bool) -> int:
+    """The first path that stays clear of what is there; or, to `hide`, the one that comes closest later on."""
+    nearest = np.full(len(paths), FRAME_PX)
+    at_first = nearest.copy()
+    for other in present:
+        shared = min(paths.shape[1], other.end - t)
+        theirs = other.at[t - other.start : t - other.start + shared]
+        apart = np.abs(paths[:, :shared] - theirs).max(-1)
+        nearest = np.minimum(nearest, apart.min(-1))
+        at_first = np.minimum(at_first, apart[:, 0])
+    if hide:
+        return int(np.where(at_first >= _CLEAR_PX, nearest, FRAME_PX).argmin())
+    clear = np.flatnonzero(nearest >= _CLEAR_PX)
+    return int(clear[0]) if len(clear) else int(nearest.argmax())
+
+
 def _thing(
     rng: np.random.Generator,
     t: int,
@@ -198,17 +214,7 @@ def _thing(
     while t + life in ends:  # one departure a frame, so that "what left last" has one answer
         life += 1
     paths, _ = _path(rng, life, margin)
-    gap = np.full(len(paths), FRAME_PX)
-    for other in present:
-        shared = min(life, other.end - t)
-        theirs = other.at[t - other.start : t - other.start + shared]
-        apart = np.abs(paths[:, :shared] - theirs).max(-1).min(-1)
-        gap = np.minimum(gap, apart)
-    clear = np.flatnonzero(gap >= _CLEAR_PX)
-    hide = rng.random() < _HIDE_P
-    best = int(clear[0]) if len(clear) and not hide else int(gap.argmax())
-    if hide:
-        best = 0
+    best = _choose(paths, t, present, hide=bool(rng.random() < _HIDE_P))
     when, second = -1, -1
     if life >= 8 and rng.random() < _RECOLOUR_P:
         others = [c for c in free if c != colour]

@@ -43,12 +43,13 @@ def _svg(kind: str, fill_folder: Path) -> str:
 
 def rasterise(kind: str, size_px: int, fill_folder: Path) -> NDArray[np.uint8]:
     """Coverage 0..255 of one kind, shape (size, size)."""
-    import cairosvg  # pyright: ignore[reportMissingTypeStubs]  # a development-only tool
+    import cairosvg
     from PIL import Image
 
-    png = cairosvg.svg2png(  # pyright: ignore[reportUnknownMemberType]  # cairosvg is untyped
+    png = cairosvg.svg2png(
         bytestring=_svg(kind, fill_folder).encode(), output_width=size_px, output_height=size_px
     )
+    assert isinstance(png, bytes)
     return np.asarray(Image.open(io.BytesIO(png)).convert("RGBA"))[..., 3]
 
 
