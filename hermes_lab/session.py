@@ -110,6 +110,8 @@ class StreamSession:
         self.future_question: str | None = None
         self.board = HookBoard(self.engine.layers)
         self.snapshot: Snapshot | None = None
+        self.record_s = 0.0
+        self.notes: tuple[str, ...] = ()
         self._system = system
         self._stream = self._start(system)
         self.policy: Policy
@@ -148,32 +150,33 @@ class StreamSession:
             RecordingError: the step could not be written (the stream itself goes on).
         """
         images, times = _images_and_times(frames, times_s, self._stream)
-        undo = self._stream.mark()
-        try:
-            snapshot = Step(self).run(images, times)
-        except BaseException:
-            undo()
-            raise
-        self.snapshot = snapshot
-        self._record(snapshot, images)
-        return snapshot
+        return self._take(lambda: Step(self).run(images, times), images)
 
     def feed_segment(self, segment: Segment) -> Snapshot:
         """Feed a chunk that was encoded before (replay); the vision encoder does not run."""
+        return self._take(lambda: Step(self).run_encoded(segment, 0.0), None)
+
+    def _take(
+        self, step: Callable[[], Snapshot], images: Sequence[npt.NDArray[np.uint8]] | None
+    ) -> Snapshot:
+        """Do a step wholly or not at all, then record it."""
         undo = self._stream.mark()
         try:
-            self.snapshot = Step(self).run_encoded(segment, 0.0)
+            snapshot = step()
         except BaseException:
             undo()
             raise
-        self._record(self.snapshot, None)
-        return self.snapshot
+        self.snapshot, self.notes = snapshot, ()
+        self._record(snapshot, images)
+        return snapshot
 
     def _record(self, snapshot: Snapshot, images: Sequence[npt.NDArray[np.uint8]] | None) -> None:
         if self._writer is not None:
             from hermes_lab.recorder import record_step
 
+            started = time.perf_counter()
             record_step(self, self._writer, snapshot, images)
+            self.record_s = time.perf_counter() - started
 
     def set_policy(self, policy: Policy | str, positions: PositionRule | str | None = None) -> None:
         """Choose the policy from the next decision on; what was already evicted stays evicted.
@@ -197,6 +200,9 @@ class StreamSession:
             )
         rule = chosen.default_positions if positions is None else positions
         self.positions = rule if isinstance(rule, PositionRule) else PositionRule.parse(rule)
+        if self._stream.step:
+            fields = ", ".join(f"{k}={v!r}" for k, v in chosen.config().items() if k != "policy")
+            self.notes = (f"From this step on under {chosen.name}({fields}), {self.positions}.",)
         self.policy = chosen
 
     # --- questions -----------------------------------------------------------------------------

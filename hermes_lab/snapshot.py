@@ -81,7 +81,7 @@ class AttentionSummary:
 
 @dataclass(frozen=True)
 class Timings:
-    """Wall-clock seconds of the parts of one feed step."""
+    """Wall-clock seconds of the parts of one feed step; `record_s` is what writing the step before took."""
 
     encode_s: float = 0.0
     prefill_s: float = 0.0
@@ -108,7 +108,7 @@ class Snapshot:
         cache_bytes: bytes of keys and values over all layers (archive excluded).
         archive_bytes: bytes in the off-device store.
         reindexed: layers whose positions were compacted in this step.
-        notes: sentences a person should read (position limit near, policy refused, ...).
+        notes: sentences a person should read (policy changed, position limit passed, ...).
     """
 
     step: int

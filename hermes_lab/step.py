@@ -120,8 +120,8 @@ class Step:
             cache_bytes=stream.cache.bytes,
             archive_bytes=stream.cache.archive_bytes,
             reindexed=reindexed,
-            timings=Timings(encode_s, prefill_s, probe_s, decide_s),
-            notes=notes,
+            timings=Timings(encode_s, prefill_s, probe_s, decide_s, session.record_s),
+            notes=session.notes + notes,
         )
         stream.step += 1
         return snapshot
