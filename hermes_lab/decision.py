@@ -74,9 +74,13 @@ def view_of(
     budget: int | None = None,
     start: int | None = None,
 ) -> LayerView:
-    """The candidates of one layer as a policy sees them; `start` defaults to the protected prefix."""
+    """The candidates of one layer as a policy sees them; `start` defaults to the protected prefix.
+
+    A per-head policy sees one row for each KV head from the start, also while all heads still hold the same tokens.
+    """
     start = stream.protected if start is None else start
-    ids = state.ids[:, start:]
+    heads = max(state.ids.shape[0], engine.kv_heads if policy.per_head else 1)
+    ids = state.ids[:, start:].expand(heads, -1)
     known = ids.clamp(min=0).cpu().numpy()
     device = ids.device
     table = stream.table
@@ -93,7 +97,7 @@ def view_of(
         layer=layer,
         layers=engine.layers,
         ids=ids,
-        positions=state.positions[..., start:],
+        positions=state.positions[..., start:].expand(heads, -1, -1),
         frame=column("frame"),
         row=column("row"),
         col=column("col"),
@@ -113,7 +117,9 @@ def view_of(
         received=None if received is None else received[:, start:],
         received_queries=None if received is None else _queries_that_see(ids, evidence.new_tokens),
         queries=MappingProxyType(evidence.queries[layer]),
-        carried=MappingProxyType({n: value[:, start:] for n, value in state.carried.items()}),
+        carried=MappingProxyType(
+            {n: value[:, start:].expand(heads, -1) for n, value in state.carried.items()}
+        ),
         budget_tokens=budget,
         rotate=lambda keys, old, new: engine.rope.rotate(keys, old, new, layer),
         rng=torch.Generator().manual_seed((seed * 1_000_003 + stream.step) * 1_009 + layer),

@@ -18,7 +18,7 @@ from hermes_lab.policies.base import (
     Scores,
     setting,
 )
-from hermes_lab.policies.blocks import frame_blocks, newest_frames
+from hermes_lab.policies.blocks import frame_blocks, owners
 from hermes_lab.policies.gates import recency
 
 
@@ -68,7 +68,9 @@ class DSCache(Policy):
 
     def select(self, scores: Scores, count: int, view: LayerView) -> Int[Tensor, "head kept"]:
         """The frames of both caches: those read afresh slide into the cumulative one as they age."""
-        kept = newest_frames(view.frame[0], self.context_frames + self.recent_frames, count)
+        oldest = view.frames_seen - self.context_frames - self.recent_frames
+        places = (owners(view.frame[0]) >= oldest).nonzero()[:, 0]
+        kept = places[max(0, len(places) - count) :]
         return kept.expand(view.ids.shape[0], -1)
 
     def read_plan(self) -> ReadPlan:

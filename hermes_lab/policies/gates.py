@@ -51,7 +51,10 @@ def whole_frames(arrival: Arrival, frames: Int[Tensor, " admitted"]) -> Int[Tens
 
 @dataclass(frozen=True, kw_only=True)
 class EveryNth(Policy):
-    """Admit every n-th frame of the stream. Source: baseline (temporal subsampling)."""
+    """Admit every n-th frame of the stream. Source: baseline (temporal subsampling).
+
+    A family that merges frames into one grid of tokens (Qwen) has each grid counted as one frame.
+    """
 
     stride: int = setting(2, "Frames from one that is admitted to the next.", minimum=1)
 
@@ -61,9 +64,11 @@ class EveryNth(Policy):
     granularity: ClassVar[str] = "frame"
 
     def admit(self, arrival: Arrival, memory: dict[str, Any]) -> Admission | None:
-        """Frames whose number in the stream is divisible by the stride."""
+        """The first frame of the stream and every n-th after it."""
         frames, _ = frames_of(arrival)
-        return Admission(whole_frames(arrival, frames[frames % self.stride == 0]))
+        number = int(memory.get("seen", 0)) + torch.arange(len(frames), device=frames.device)
+        memory["seen"] = int(memory.get("seen", 0)) + len(frames)
+        return Admission(whole_frames(arrival, frames[number % self.stride == 0]))
 
     def score(self, view: LayerView) -> Scores:
         """Recency, where a budget is set."""

@@ -376,13 +376,22 @@ def test_streammem_filters_as_merge_similar_does() -> None:
     assert "features" not in get("streammem", similarity=None).needs
 
 
-def test_every_nth_takes_markers_along() -> None:
-    chunk = arrival(frames=4, first_frame=3)
-    admission = get("every_nth", stride=2).admit(chunk, {})
-    frames = frames_of(chunk)
-    assert admission.keep.tolist() == sorted(
-        p for f in (4, 6) for p in [frames[f][0] - 1, *frames[f]]
-    )
+def test_every_nth_takes_markers_along_and_counts_on() -> None:
+    memory: dict[str, Any] = {}
+    policy = get("every_nth", stride=2)
+    for first, admitted in ((0, (0, 2)), (3, (4,)), (6, (6, 8))):
+        chunk = arrival(frames=3, first_frame=first)
+        frames = frames_of(chunk)
+        found = policy.admit(chunk, memory).keep.tolist()
+        assert found == sorted(p for f in admitted for p in [frames[f][0] - 1, *frames[f]])
+
+
+def test_every_nth_counts_grids_where_frames_are_merged() -> None:
+    """Pairs of frames carry the number of the later one: odd numbers only, and still every other pair enters."""
+    chunk = arrival(frames=4, marker=False)
+    chunk = replace(chunk, frame=2 * chunk.frame + 1)
+    found = get("every_nth").admit(chunk, {}).keep.tolist()
+    assert found == [p for f in (1, 5) for p in frames_of(chunk)[f]]
 
 
 def test_streamkv_numbers_segments() -> None:
