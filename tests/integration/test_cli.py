@@ -278,10 +278,10 @@ def test_full_disk_ends_the_recording_but_not_the_stream(
 
     written = writer.write_whole
 
-    def full(path: Path, data: bytes) -> None:
+    def full(path: Path, data: bytes, **options: Any) -> None:
         if "000002" in path.name:
             raise OSError(errno.ENOSPC, "No space left on device")
-        written(path, data)
+        written(path, data, **options)
 
     monkeypatch.setattr(writer, "write_whole", full)
     folder = tmp_path / "recording"
