@@ -10,7 +10,7 @@ patches, and still does when the camera moves. Whether it matters is asked by kn
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -326,11 +326,11 @@ def _knockout_table(hidden: dict[str, Array]) -> Table:
 
 
 # --- tables ------------------------------------------------------------------------------------------
-def _phase_table(slots: object, shape: tuple[int, ...]) -> Table:
+def _phase_table(slots: Callable[..., Array], shape: tuple[int, ...]) -> Table:
     """Which slot each head prefers, and how far its slot profile carries over to other streams."""
-    profile = slots("trained", "development").mean(0)  # type: ignore[operator]
-    carried = phase_match(slots("trained"), profile).mean(0)  # type: ignore[operator]
-    shuffled = phase_match(slots("patches_shuffled"), profile).mean(0)  # type: ignore[operator]
+    profile = slots("trained", "development").mean(0)
+    carried = phase_match(slots("trained"), profile).mean(0)
+    shuffled = phase_match(slots("patches_shuffled"), profile).mean(0)
     best = profile.argmax(-1)
     rows = [
         (

@@ -8,7 +8,7 @@ trend (are there bands at all?), with the paper's edges, and with every other pa
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import combinations
 
 import numpy as np
@@ -217,11 +217,11 @@ def find_edges(train: Array) -> Array:
     return fit_steps(train.mean(0), 2)[0]
 
 
-def _scaled(context: StudyContext, curves: object, name: str) -> tuple[Array, Array]:
+def _scaled(context: StudyContext, curves: Callable[..., Array], name: str) -> tuple[Array, Array]:
     """Development and held-out curves in units of the development spread over layers."""
     source = name if "weights-" in name else "trained"
-    train = curves(source, "development")  # type: ignore[operator]
-    test = curves(name, "held_out")  # type: ignore[operator]
+    train = curves(source, "development")
+    test = curves(name, "held_out")
     spread = train.mean(0).std(0)
     spread = np.where(spread > 0, spread, 1)
     centre = train.mean((0, 1))
@@ -242,11 +242,11 @@ def _without(values: Array) -> list[tuple[str, tuple[int, int]]]:
 
 
 # --- tables --------------------------------------------------------------------------------------------
-def _feature_table(context: StudyContext, curves: object) -> Table:
+def _feature_table(context: StudyContext, curves: Callable[..., Array]) -> Table:
     """Every feature by layer, trained and under nulls."""
     rows: list[tuple[str | int | float, ...]] = []
     for name in ("trained", "moving_camera", "random_weights-0", "permuted_weights-0"):
-        values = curves(name)  # type: ignore[operator]
+        values = curves(name)
         for i, feature in enumerate(FEATURES):
             table = curve_table("t", "layer", {name: values[..., i]}, "")
             rows += [(feature, *row) for row in table.rows]

@@ -163,8 +163,12 @@ class NullPanel:
     @property
     def strongest(self) -> Control | None:
         """The null that leaves the least excess."""
-        nulls = [c for c in self.controls if c.role == "exceed" and c.difference is not None]
-        return min(nulls, key=lambda c: c.difference.value, default=None)  # type: ignore[union-attr]
+        nulls = [
+            (c.difference.value, i)
+            for i, c in enumerate(self.controls)
+            if c.role == "exceed" and c.difference is not None
+        ]
+        return self.controls[min(nulls)[1]] if nulls else None
 
 
 @dataclass(frozen=True)

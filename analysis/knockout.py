@@ -20,7 +20,7 @@ from analysis.context import StudyContext
 from analysis.estimators.agreement import spearman
 from analysis.knockout_effects import Effects, measure
 from analysis.result import FigureSpec, Reproduce, StudyResult, Table
-from analysis.statistics import Intervals, cluster_bootstrap
+from analysis.statistics import cluster_bootstrap
 from analysis.streams import HORIZONS
 from analysis.structure import leave_one_out, named_null_panel, panel_table
 
@@ -200,11 +200,11 @@ def _effect_table(effects: Effects) -> Table:
             matched = excess = (float("nan"),) * 3
             if random:
                 alike = effects.drops(f"{direction}|{where}|{name}|random", h).mean(0)
-                matched = _ends(cluster_bootstrap(alike))
-                excess = _ends(cluster_bootstrap(drop - alike))
+                matched = cluster_bootstrap(alike).ends()
+                excess = cluster_bootstrap(drop - alike).ends()
             i = effects.index(label)
             right, moved = effects.right[:, h, i].mean(), effects.moved[:, h, i].mean()
-            own = _ends(cluster_bootstrap(drop))
+            own = cluster_bootstrap(drop).ends()
             rows.append(
                 (
                     direction,
@@ -230,10 +230,6 @@ def _effect_table(effects: Effects) -> Table:
     )
 
 
-def _ends(found: Intervals) -> tuple[float, float, float]:
-    return float(found.value), float(found.low), float(found.high)
-
-
 def _window_table(effects: Effects) -> Table:
     """Drop by window of layers."""
     rows: list[tuple[str | int | float, ...]] = []
@@ -242,7 +238,7 @@ def _window_table(effects: Effects) -> Table:
         if direction == "window":
             series = name if version == "set" else "random frames"
             for h, horizon in enumerate(HORIZONS):
-                ends = _ends(cluster_bootstrap(effects.drop(label, h)))
+                ends = cluster_bootstrap(effects.drop(label, h)).ends()
                 rows.append((series, horizon, int(where), *ends))
     columns = ("series", "horizon", "window", "value", "low", "high")
     return Table("windows", columns, tuple(rows), "Drop of the margin by window of layers.")
@@ -256,7 +252,7 @@ def _dose_table(effects: Effects) -> Table:
         if direction.startswith("dose"):
             series = f"{direction[5:]} {'newest' if version == 'set' else 'random frames'}"
             for h, horizon in enumerate(HORIZONS):
-                ends = _ends(cluster_bootstrap(effects.drop(label, h)))
+                ends = cluster_bootstrap(effects.drop(label, h)).ends()
                 right = float(effects.right[:, h, effects.index(label)].mean())
                 rows.append((series, horizon, int(where), *ends, right))
     columns = ("series", "horizon", "frames", "value", "low", "high", "accuracy")
@@ -271,8 +267,8 @@ def _base_table(effects: Effects) -> Table:
     for h, horizon in enumerate(HORIZONS):
         for name, label in (("untouched", "base"), ("all video hidden", "hide|all|video|set")):
             i = effects.index(label)
-            margin = _ends(cluster_bootstrap(effects.margin[:, h, i]))
-            right = _ends(cluster_bootstrap(effects.right[:, h, i]))
+            margin = cluster_bootstrap(effects.margin[:, h, i]).ends()
+            right = cluster_bootstrap(effects.right[:, h, i]).ends()
             rows.append((name, horizon, *margin, *right))
     columns = (
         "condition", "horizon", "margin", "margin_low", "margin_high", "accuracy", "accuracy_low",

@@ -298,25 +298,9 @@ def _profiles_by_query(context: StudyContext) -> Table:
     found = context.observe("trained")
     layers = list(context.paper_bands[0])
     curves = {g: found[f"{g}/profile"][:, layers].mean((1, 2)) for g in GROUPS}
-    rows = [
-        (group, age, *ends)
-        for group, values in curves.items()
-        for age, ends in enumerate(_ends(values))
-    ]
-    return Table(
-        "profiles_by_query",
-        ("query", "age_frames", "value", "low", "high"),
-        tuple(rows),
-        "Share over uniform by age in shallow layers, by kind of query row.",
-    )
-
-
-def _ends(values: Array) -> list[tuple[float, float, float]]:
-    found = cluster_bootstrap(values)
-    return [
-        (float(a), float(b), float(c))
-        for a, b, c in zip(found.value, found.low, found.high, strict=True)
-    ]
+    table = curve_table("profiles_by_query", "age_frames", curves, "")
+    caption = "Share over uniform by age in shallow layers, by kind of query row."
+    return Table(table.name, ("query", *table.columns[1:]), table.rows, caption)
 
 
 def _fit_table(profile: Array) -> Table:
@@ -355,8 +339,8 @@ def _query_table(context: StudyContext, window: int) -> Table:
     for group in GROUPS:
         values = newest_share(found[f"{group}/profile"], window)
         for band, layers in panel_first(context.paper_bands).items():
-            ends = cluster_bootstrap(layer_mean(values, layers))
-            rows.append((group, band, float(ends.value), float(ends.low), float(ends.high)))
+            found_ends = cluster_bootstrap(layer_mean(values, layers)).ends()
+            rows.append((group, band, *found_ends))
     return Table(
         "by_query",
         ("query", "band", "value", "low", "high"),

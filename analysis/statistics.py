@@ -42,10 +42,9 @@ class Intervals:
     n_streams: int
     level: float = LEVEL
 
-    def __getitem__(self, index: object) -> Intervals:
-        """The same for one entry or a slice of them."""
-        parts = (np.asarray(a[index]) for a in (self.value, self.low, self.high))  # type: ignore[index]
-        return Intervals(*parts, self.n_streams, self.level)
+    def ends(self, *index: int) -> tuple[float, float, float]:
+        """Value, low and high of one entry, as plain numbers."""
+        return float(self.value[index]), float(self.low[index]), float(self.high[index])
 
 
 def resample_counts(n_streams: int, draws: int, seed: int) -> Array:

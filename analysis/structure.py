@@ -136,8 +136,7 @@ def depth_table(name: str, curves: Mapping[str, Array], caption: str) -> Table:
     for series, values in curves.items():
         found = cluster_bootstrap(values.mean(2))
         for layer in range(values.shape[1]):
-            ends = (float(a[layer]) for a in (found.value, found.low, found.high))
-            rows.append((series, layer, *ends))
+            rows.append((series, layer, *found.ends(layer)))
     return Table(name, ("series", "layer", "value", "low", "high"), tuple(rows), caption)
 
 
@@ -149,8 +148,7 @@ def curve_table(
     for series, values in curves.items():
         found = cluster_bootstrap(values)
         for point in range(values.shape[1]):
-            ends = (float(a[point]) for a in (found.value, found.low, found.high))
-            rows.append((series, point + start, *ends))
+            rows.append((series, point + start, *found.ends(point)))
     return Table(name, ("series", axis, "value", "low", "high"), tuple(rows), caption)
 
 

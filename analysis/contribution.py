@@ -1,0 +1,376 @@
+"""Where does attention mass differ from what is contributed, and which of them predicts what matters?
+
+Four measures of every video token at the question's last token: attention mass a; value-weighted
+contribution |a * W_O W_V x| (arXiv 2004.10102); direct logit attribution, a * W_O W_V x projected on the
+answer's direction; and, frame by frame, what hiding it from every layer costs. The last one is the
+touchstone: a measure that does not predict it is no measure of use.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from analysis import interventions as knock
+from analysis.answers import Target
+from analysis.claims import Claim, Finding, Need, judge
+from analysis.claims import estimate as estimate_of
+from analysis.context import StudyContext
+from analysis.estimators.agreement import spearman, top_overlap
+from analysis.result import FigureSpec, Reproduce, StudyResult, Table
+from analysis.statistics import cluster_bootstrap
+from analysis.store import Arrays
+from analysis.streams import HORIZONS, Grid, Stream, encode, feed
+from analysis.structure import (
+    curve_table,
+    deep_slot,
+    leave_one_out,
+    named_null_panel,
+    panel_table,
+)
+from hermes_lab.lens.activations import output_weights
+from hermes_lab.lens.question_pass import question_pass
+from hermes_lab.session import StreamSession
+
+Array = npt.NDArray[np.float64]
+MEASURES = ("mass", "value", "logit")
+PAIRS = (("mass", "value"), ("mass", "logit"), ("value", "logit"))
+SETS = ("newest frames", "anchor slot", "first frame")
+TOP = 0.05
+LEAST = 0.05
+_USES_VIDEO = Need("cost of hiding all video", "capable")
+CLAIMS = (
+    Claim(
+        key="mass-predicts-use",
+        sentence="Frames that get more attention from the answer's token matter more to the answer.",
+        metric="rank correlation over frames of attention mass, summed over layers and heads, with the drop of the "
+        "margin when the frame is hidden everywhere",
+        refuted_if="the correlation is below 0.05, or being recent predicts the drop as well",
+        needs=(Need("no relation", "exceed"), Need("recency alone", "exceed"), _USES_VIDEO),
+        reference=0.0,
+        smallest_effect=LEAST,
+        status="confirmed",
+        paper="HERMES (arXiv 2601.14724), section 3, keeps tokens by attention mass",
+    ),
+    Claim(
+        key="values-predict-use-better",
+        sentence="Value-weighted contribution predicts which frames matter better than attention mass does.",
+        metric="rank correlation over frames of value-weighted contribution with the drop of the margin",
+        refuted_if="attention mass predicts the drop as well, within 0.05",
+        needs=(Need("attention mass", "exceed"), _USES_VIDEO),
+        reference=0.0,
+        smallest_effect=LEAST,
+        status="confirmed",
+        paper="Kobayashi et al. 2020 (arXiv 2004.10102)",
+    ),
+    Claim(
+        key="logit-attribution-predicts-use-better",
+        sentence="Direct logit attribution predicts which frames matter better than attention mass does.",
+        metric="rank correlation over frames of direct logit attribution with the drop of the margin",
+        refuted_if="attention mass predicts the drop as well, within 0.05",
+        needs=(Need("attention mass", "exceed"), _USES_VIDEO),
+        reference=0.0,
+        smallest_effect=LEAST,
+        status="confirmed",
+    ),
+)  # fmt: skip
+
+
+def run(context: StudyContext) -> StudyResult:
+    """Run the study; see the module docstring."""
+    started = time.perf_counter()
+    found = measure(context)
+    use = found["use"].mean(1)  # [stream, measure], mean over horizons
+    mass, value, logit, recent = use.T
+    cost = found["cost"].mean(1)
+    zero = np.zeros(len(use))
+    panels = (
+        (mass, {"no relation": zero, "recency alone": recent}),
+        (value, {"attention mass": mass}),
+        (logit, {"attention mass": mass}),
+    )
+    findings = judge(
+        [
+            (
+                claim,
+                estimate_of(observed),
+                named_null_panel(observed, nulls, {_USES_VIDEO.name: cost}),
+            )
+            for claim, (observed, nulls) in zip(CLAIMS, panels, strict=True)
+        ]
+    )
+    ranks, sets = _rank_table(found), _set_table(found)
+    return StudyResult(
+        study="contribution",
+        title="Contribution: mass, values, logits, use",
+        question=(__doc__ or "").split("\n")[0],
+        structural=True,
+        quick=context.quick,
+        setup=context.setup(
+            prompts=("questions of the worlds; see recency",), query_rows="question's last token"
+        ),
+        data=context.data(context.causal),
+        findings=findings,
+        tables=(ranks, sets, _use_table(found), _head_table(found), panel_table("nulls", findings)),
+        figures=(
+            FigureSpec(
+                "ranks", "depth_curves", ("ranks",), "Do the measures rank tokens alike?",
+                "Rank correlation over video tokens, mean over heads, by layer; 0 is no agreement.",
+                "Which measure is right: see use.", {"reference": 0.0, "y": "rank correlation"},
+            ),
+            FigureSpec(
+                "sets", "set_shares", ("sets",), "Where they disagree",
+                "Share of every measure on token sets, over the uniform share.",
+                "Whether the answer needs those tokens.",
+            ),
+            FigureSpec(
+                "use", "use_bars", ("use",), "Which measure predicts what matters?",
+                "Rank correlation over frames with the drop when the frame is hidden, by horizon; being recent is "
+                "the null.",
+                "Effects of single frames that others repeat: hiding one copy costs nothing.",
+            ),
+            FigureSpec(
+                "panel", "null_panel", ("nulls",), "Null panel",
+                "Each claim's metric beside every control, on one axis.",
+                "Anything about other streams or models.",
+            ),
+        ),
+        negatives=_negatives(findings, found),
+        robustness=(
+            leave_one_out(mass, "correlation of mass with use"),
+            "by horizon: "
+            + ", ".join(f"{h} {found['use'][:, i, 0].mean():.2f}" for i, h in enumerate(HORIZONS)),
+            "frames with a drop above 0.1 logits: "
+            f"{found['needed'].mean():.0%} of all, so most frames cannot be ranked by use",
+        ),
+        analyses=len(findings) + len(ranks.rows) + len(sets.rows),
+        reproduce=Reproduce(
+            context.command,
+            time.perf_counter() - started,
+            f"{CLAIMS[0].key} {findings[0].estimate}, within 0.01 on another CPU",
+        ),
+        scope=context.scope,
+        covers=("contribution", "per_head", "nulls"),
+    )  # fmt: skip
+
+
+# --- measurement -----------------------------------------------------------------------------------------
+def measure(context: StudyContext) -> dict[str, Array]:
+    """All causal streams: "ranks" [stream, layer, head, pair], "overlap" likewise, "sets" [stream, layer, set,
+    measure], "use" [stream, horizon, measure + recency], "cost" [stream, horizon], "needed" [stream]."""
+    slot = deep_slot(context)
+
+    def one(stream: Stream) -> Arrays:
+        session = feed(
+            context.lab, encode(context.lab, stream, chunk_frames=context.settings.chunk_frames)
+        )
+        grid = Grid.of(session)
+        parts: list[dict[str, Array]] = []
+        horizons: list[int] = []
+        for question in stream.questions(context.settings.per_horizon):
+            target = Target.of(session, question)
+            parts.append(_question(session, grid, question.text, target, slot))
+            horizons.append(HORIZONS.index(question.horizon))
+        out = {
+            name: np.nanmean([p[name] for p in parts], axis=0)
+            for name in ("ranks", "overlap", "sets")
+        }
+        which = np.asarray(horizons)
+        for name in ("use", "cost", "needed"):
+            values = np.stack([p[name] for p in parts])
+            out[name] = np.stack([_mean(values[which == h]) for h in range(len(HORIZONS))])
+        return out
+
+    made = context.per_stream(
+        "contribution", context.causal, one, slot, context.settings.per_horizon
+    )
+    return {name: np.stack([m[name] for m in made]).astype(float) for name in made[0]}
+
+
+def _mean(values: Array) -> Array:
+    """Mean over questions, 0 where a correlation is undefined (nothing to be ranked)."""
+    return np.nan_to_num(values).mean(0)
+
+
+def _question(
+    session: StreamSession, grid: Grid, question: str, target: Target, slot: int
+) -> dict[str, Array]:
+    """Measures of one question and how they relate."""
+    tokens = token_measures(session, grid, question, target)  # [measure, layer, head, frame, slot]
+    flat = np.abs(tokens).reshape(*tokens.shape[:3], -1)
+    by_name = dict(zip(MEASURES, flat, strict=True))
+    count = max(1, int(TOP * flat.shape[-1]))
+    ranks = np.stack([spearman(by_name[a], by_name[b]) for a, b in PAIRS], -1)
+    overlap = np.stack([top_overlap(by_name[a], by_name[b], count) for a, b in PAIRS], -1)
+    newest = max(1, grid.frames // 10)
+    layer = np.abs(tokens).sum(2)  # [measure, layer, frame, slot]
+    total = layer.sum((-2, -1))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        sets = np.stack(
+            [
+                layer[..., -newest:, :].sum((-2, -1)) / total * grid.frames / newest,
+                layer[..., slot].sum(-1) / total * grid.slots,
+                layer[..., 0, :].sum(-1) / total * grid.frames,
+            ],
+            -1,
+        )
+    everything = knock.condition(session, range(session.engine.layers), grid.ids)
+    frames = [knock.condition(session, range(session.engine.layers), ids) for ids in grid.ids]
+    logits = knock.knocked_logits(
+        session, question, [knock.untouched(session), everything, *frames]
+    )
+    margin = target.margin(logits)
+    drop = margin[0] - margin[2:]
+    frame = np.stack([tokens[0], tokens[1], tokens[2]]).sum((1, 2, 4))  # [measure, frame]
+    use = spearman(np.concatenate([frame, np.arange(grid.frames)[None]]), drop[None].repeat(4, 0))
+    return {
+        "ranks": ranks,
+        "overlap": overlap,
+        "sets": np.moveaxis(sets, 0, -1),
+        "use": use,
+        "cost": np.asarray(margin[0] - margin[1]),
+        "needed": np.asarray((drop > 0.1).mean()),
+    }
+
+
+@torch.inference_mode()
+def token_measures(session: StreamSession, grid: Grid, question: str, target: Target) -> Array:
+    """Mass, value-weighted contribution and signed logit attribution, [measure, layer, head, frame, slot].
+
+    The attribution is the direct path: through the final norm with its scale held fixed, past later layers.
+    """
+    engine = session.engine
+    layers = range(engine.layers)
+    last = f"blocks.{engine.layers - 1}.hook_resid_post"
+    names = [f"blocks.{layer}.attn.hook_pattern" for layer in layers]
+    seen = question_pass(session, question, [*names, last])
+    direction = _direction(session, seen.activations[last][0, -1].float(), target)
+    ids = torch.as_tensor(grid.ids.ravel())
+    out: list[Array] = []
+    for layer, name in zip(layers, names, strict=True):
+        weights = seen.activations[name][0, :, -1].float().cpu()[:, ids]
+        values = seen.states[layer].values
+        assert values is not None
+        heads = weights.shape[0] // values.shape[1]
+        v = values[0].float().cpu()[:, ids].repeat_interleave(heads, 0)
+        attention = cast(Any, engine.adapter.layers[layer]).self_attn
+        w_o = output_weights(attention).float().cpu()
+        # |v W_O| from the Gram matrix: no [token, hidden] array is made
+        gram = w_o @ w_o.transpose(1, 2)
+        size = ((v @ gram) * v).sum(-1).clamp_min(0).sqrt()
+        along = torch.einsum("htd,hdm,m->ht", v, w_o, direction)
+        out.append(torch.stack([weights, weights * size, weights * along]).double().numpy())
+    stacked = np.stack(out, 1)
+    return stacked.reshape(*stacked.shape[:3], grid.frames, grid.slots)
+
+
+def _direction(session: StreamSession, residual: Tensor, target: Target) -> Tensor:
+    """What moves the answer's margin, read through the final norm at this residual stream, [hidden]."""
+    adapter = session.engine.adapter
+    unembed = cast(Any, adapter.head).weight.float()
+    answer = unembed[target.answer] - unembed[list(target.others)].mean(0)
+    norm = cast(Any, adapter.decoder).norm
+    ones = torch.ones_like(residual)
+    gain = norm(
+        ones.to(next(norm.parameters()).dtype)
+    ).float()  # the norm's weights: 1s have an RMS of 1
+    return (answer * gain / residual.square().mean().sqrt()).cpu()
+
+
+# --- tables --------------------------------------------------------------------------------------------------
+def _rank_table(found: dict[str, Array]) -> Table:
+    """Agreement of measures over tokens by layer."""
+    rows: list[tuple[Any, ...]] = []
+    for i, (a, b) in enumerate(PAIRS):
+        values = np.nanmean(found["ranks"][..., i], axis=2)
+        table = curve_table("t", "layer", {f"{a} and {b}": values}, "")
+        rows += table.rows
+    layers = found["ranks"].shape[1]
+    rows += [("no agreement", layer, 0.0, 0.0, 0.0) for layer in range(layers)]
+    return Table(
+        "ranks",
+        ("series", "layer", "value", "low", "high"),
+        tuple(rows),
+        "Rank correlation of measures over video tokens, mean over heads.",
+    )
+
+
+def _head_table(found: dict[str, Array]) -> Table:
+    """Agreement of mass and values for every head: where the mean hides disagreement."""
+    own = cluster_bootstrap(found["ranks"])
+    overlap = found["overlap"].mean(0)
+    rows = [
+        (
+            layer,
+            head,
+            f"{a} and {b}",
+            *own.ends(layer, head, i),
+            float(overlap[layer, head, i]),
+            TOP,
+        )
+        for layer, head in np.ndindex(*found["ranks"].shape[1:3])
+        for i, (a, b) in enumerate(PAIRS)
+    ]
+    columns = ("layer", "head", "measures", "value", "low", "high", "top_overlap", "chance_overlap")
+    return Table(
+        "ranks_by_head",
+        columns,
+        tuple(rows),
+        "Rank correlation and overlap of the top 5 % by head.",
+    )
+
+
+def _set_table(found: dict[str, Array]) -> Table:
+    """Share of token sets under every measure, over uniform."""
+    own = cluster_bootstrap(found["sets"])
+    rows = [
+        (layer, name, measure, *own.ends(layer, i, j))
+        for layer in range(found["sets"].shape[1])
+        for i, name in enumerate(SETS)
+        for j, measure in enumerate(MEASURES)
+    ]
+    return Table(
+        "sets",
+        ("layer", "set", "measure", "value", "low", "high"),
+        tuple(rows),
+        "Share of a token set under each measure over its uniform share (1.0).",
+    )
+
+
+def _use_table(found: dict[str, Array]) -> Table:
+    """Correlation with use by horizon."""
+    own = cluster_bootstrap(found["use"])
+    rows = [
+        (measure, horizon, *own.ends(i, j))
+        for i, horizon in enumerate(HORIZONS)
+        for j, measure in enumerate((*MEASURES, "recency (null)"))
+    ]
+    return Table(
+        "use",
+        ("series", "horizon", "value", "low", "high"),
+        tuple(rows),
+        "Rank correlation over frames with the drop of the margin when the frame is hidden.",
+    )
+
+
+def _negatives(findings: Sequence[Finding], found: dict[str, Array]) -> tuple[str, ...]:
+    """What did not come out as expected, in numbers."""
+    agree = np.nanmean(found["ranks"], axis=(0, 1, 2))
+    said = [
+        "Over tokens, "
+        + ", ".join(
+            f"{a} and {b} rank-correlate by {r:.2f}" for (a, b), r in zip(PAIRS, agree, strict=True)
+        )
+        + " (mean over heads).",
+        "Direct attribution leaves out what tokens do through later layers.",
+    ]
+    said += [
+        f"{f.claim.key}: {f.verdict}. {f.because}" for f in findings if f.verdict != "supported"
+    ]
+    return tuple(said)
