@@ -12,6 +12,6 @@ def recording_path() -> Path:
 
 def clip_path() -> Path:
     """The bundled clip: two minutes of a procedural world at one frame per second."""
-    from hermes_lab import worlds
+    from hermes_lab.worlds import bundled
 
-    return worlds.bundled().video
+    return bundled.clip_path()

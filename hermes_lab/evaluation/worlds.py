@@ -13,7 +13,7 @@ from hermes_lab.errors import LabError
 from hermes_lab.evaluation.scores import Comparison, WorldsResult, score_by
 from hermes_lab.lab import Lab, load
 from hermes_lab.pocket import data
-from hermes_lab.pocket.branches import answer_logits
+from hermes_lab.pocket.branches import answer_logits, watch
 from hermes_lab.pocket.config import Recipe
 from hermes_lab.pocket.shipped import names, trained_frames
 from hermes_lab.session import StreamSession
@@ -121,7 +121,8 @@ def _batched(lab: Lab, seeds: range, frames: int, progress: Progress | None) -> 
         features = model.model.get_video_features(
             drawn.frames.to(lab.adapter.device, lab.adapter.dtype), return_dict=True
         ).pooler_output[:, :-1]
-        logits = answer_logits(model, features, data.PREFIX, drawn.positions, drawn.groups)
+        stream_pass = watch(model, features, data.PREFIX, drawn.positions)
+        logits = answer_logits(model, stream_pass, drawn.groups)
         for group, values, asked in zip(drawn.groups, logits, drawn.questions, strict=True):
             due = group.labels != -100
             same = values.argmax(-1) == group.labels[due]

@@ -1,6 +1,6 @@
 """The default model: small, trained here from scratch on the procedural world, shipped with the package.
 
-It knows nothing but that world: real footage is out of its domain (`cautions` says so).
+It knows nothing but that world: real footage is out of its domain.
 """
 
 from __future__ import annotations

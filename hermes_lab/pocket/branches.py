@@ -24,6 +24,23 @@ _BLOCK_TOKENS = 512
 
 
 @dataclass(frozen=True)
+class Stream:
+    """What one pass over prefix and frames leaves behind.
+
+    Attributes:
+        cache: keys and values per layer.
+        positions: position of every token.
+        prefix: number of tokens before the first frame.
+        tapped: residual stream of the frame tokens before layer `tap`, where one was asked for.
+    """
+
+    cache: KeyValues
+    positions: Int[Tensor, "stream token"]
+    prefix: int
+    tapped: Float[Tensor, "stream token width"] | None
+
+
+@dataclass(frozen=True)
 class Branches:
     """Questions of a batch of streams; a branch sees frames up to `frame` and its own earlier tokens.
 
@@ -88,22 +105,29 @@ def _causal(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return torch.cat(mixed, 3)
 
 
-def stream_pass(
-    decoder: Any,
-    embeds: Float[Tensor, "stream token width"],
+def watch(
+    model: Any,
+    features: Float[Tensor, "stream token width"],
+    prefix_ids: Sequence[int],
     positions: Int[Tensor, "stream token"],
-) -> KeyValues:
-    """Keys and values of every layer for prefix and frames, in causal order."""
-    x = embeds
+    tap: int = 0,
+) -> Stream:
+    """One causal pass over prefix and frames; `tap` names a layer (1 or more) to look in before."""
+    decoder, embed = model.model.language_model, model.get_input_embeddings()
+    start = embed(torch.as_tensor(prefix_ids, device=features.device)).to(features.dtype)
+    x = torch.cat([start.expand(len(features), -1, -1), features], 1)
     cos, sin = _tables(decoder, x, positions)
-    found: KeyValues = []
+    cache: KeyValues = []
+    tapped: Tensor | None = None
     last = len(decoder.layers) - 1
     for number, layer in enumerate(decoder.layers):
+        if tap and number == tap:
+            tapped = x[:, len(prefix_ids) :]
         q, k, v = _qkv(layer, x, cos, sin)
-        found.append((k, v))
+        cache.append((k, v))
         if number < last:  # nobody reads what the last layer would write
             x = _finish(layer, x, _causal(q, k, v))
-    return found
+    return Stream(cache, positions, len(prefix_ids), tapped)
 
 
 def branch_pass(
@@ -139,26 +163,18 @@ def branch_pass(
 
 
 def answer_logits(
-    model: Any,
-    features: Float[Tensor, "stream token width"],
-    prefix_ids: Sequence[int],
-    stream_positions: Int[Tensor, "stream token"],
-    groups: Sequence[Branches],
+    model: Any, stream: Stream, groups: Sequence[Branches]
 ) -> list[Float[Tensor, "label vocab"]]:
     """Per group of branches, logits where a label is due, in row-major order of the labels.
 
     Grouping branches by the last frame that they see saves reading cache that none of them sees.
     """
     decoder, embed = model.model.language_model, model.get_input_embeddings()
-    start = embed(torch.as_tensor(prefix_ids, device=features.device)).to(features.dtype)
-    embeds = torch.cat([start.expand(len(features), -1, -1), features], 1)
-    cache = stream_pass(decoder, embeds, stream_positions)
     logits: list[Tensor] = []
     for part in groups:
-        visible = len(prefix_ids) + (part.frame + 1) * TOKENS_PER_FRAME
-        steps = torch.arange(1, part.ids.shape[2] + 1, device=features.device)
-        positions = stream_positions.gather(1, visible - 1)[..., None] + steps
-        tokens = embed(part.ids).to(features.dtype)
-        hidden = branch_pass(decoder, tokens, positions, cache, visible)
+        visible = stream.prefix + (part.frame + 1) * TOKENS_PER_FRAME
+        steps = torch.arange(1, part.ids.shape[2] + 1, device=visible.device)
+        positions = stream.positions.gather(1, visible - 1)[..., None] + steps
+        hidden = branch_pass(decoder, embed(part.ids), positions, stream.cache, visible)
         logits.append(model.lm_head(hidden[part.labels != -100]))
     return logits

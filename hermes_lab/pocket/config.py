@@ -62,13 +62,13 @@ class Recipe:
     """
 
     perception_minutes: float = 7.0
-    decoder_minutes: float = 30.0
+    decoder_minutes: float = 42.0
     stages: tuple[Stage, ...] = (
-        Stage(8, 16, 32, 0.10),
-        Stage(16, 10, 48, 0.15),
-        Stage(32, 6, 64, 0.30),
-        Stage(64, 3, 80, 0.25),
-        Stage(128, 2, 96, 0.20),
+        Stage(8, 16, 32, 0.06),
+        Stage(16, 10, 48, 0.09),
+        Stage(32, 4, 48, 0.25),
+        Stage(64, 2, 72, 0.28),
+        Stage(128, 2, 72, 0.32),
     )
     type_weights: tuple[tuple[str, float], ...] = (
         ("long_before", 0.5),

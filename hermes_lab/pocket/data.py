@@ -11,6 +11,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
+from hermes_lab.pocket import motion
 from hermes_lab.pocket.branches import Branches
 from hermes_lab.pocket.config import TOKENS_PER_FRAME, Recipe
 from hermes_lab.pocket.vocabulary import TURN_END, TURN_START, WORDS
@@ -55,12 +56,14 @@ class Batch:
     Attributes:
         frames: pixels in [-1, 1], shape (stream, frame, 3, side, side).
         positions: position of every prefix and frame token.
+        events: what the object in each cell did since the frame before (see `hermes_lab.pocket.motion`).
         groups: branches in runs of rising time.
         questions: per group, per stream, the questions in branch order.
     """
 
     frames: Float[Tensor, "stream frame 3 side side"]
     positions: Int[Tensor, "stream token"]
+    events: Int[Tensor, "stream frame cell 2"]
     groups: list[Branches]
     questions: list[list[list[Question]]]
 
@@ -179,12 +182,14 @@ def batch(
     chained = augment and bool(dice.random() < recipe.chain_p)
     shown: list[Tensor] = []
     place: list[np.ndarray] = []
+    moved: list[np.ndarray] = []
     branches: list[list[list[Question]]] = []
     for seed in seeds:
         rng = np.random.default_rng([seed, 1])
         world = World.generate(seed, frames, camera_of(rng, recipe) if augment else "still")
         px = pixels(world.render())
         shown.append(wear(px, rng) if augment and rng.random() < recipe.worn_p else px)
+        moved.append(motion.targets(world))
         place.append(positions(rng if augment else None, frames, recipe))
         at = times
         if at is None:
@@ -201,4 +206,10 @@ def batch(
     end_p = 1.0 if learn_end else _END_P if augment else 0.0
     groups = [pack(part, end_p, dice) for part in cut]
     flat = [[[q for branch in stream for q in branch] for stream in part] for part in cut]
-    return Batch(torch.stack(shown), torch.from_numpy(np.stack(place)), groups, flat)
+    return Batch(
+        torch.stack(shown),
+        torch.from_numpy(np.stack(place)),
+        torch.from_numpy(np.stack(moved)),
+        groups,
+        flat,
+    )

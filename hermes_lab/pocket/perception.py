@@ -19,6 +19,7 @@ from hermes_lab.pocket.data import camera_of, pixels, wear
 from hermes_lab.worlds import World
 from hermes_lab.worlds.catalogue import COLOUR_NAMES, FIELD_PX, FRAME_PX, KINDS, SCENES
 from hermes_lab.worlds.render import corner, hidden_share
+from hermes_lab.worlds.schedule import Thing
 
 _SIDE = int(TOKENS_PER_FRAME**0.5)
 _FRAMES_PER_WORLD = 8
@@ -70,16 +71,27 @@ def draw(recipe: Recipe, seeds: list[int]) -> Glimpses:
     )
 
 
+def cells_of(world: World, t: int) -> dict[int, Thing]:
+    """The nearest object whose middle lies in each cell of frame `t`, where it is mostly visible."""
+    found: dict[int, Thing] = {}
+    for thing in sorted(world.schedule.visible(t), key=lambda o: o.depth):
+        if hidden_share(world.schedule, thing, t) <= 0.6:
+            cx, cy = _middle(world, thing, t)
+            found[int(cy * _SIDE // FRAME_PX) * _SIDE + int(cx * _SIDE // FRAME_PX)] = thing
+    return found
+
+
+def _middle(world: World, thing: Thing, t: int) -> tuple[float, float]:
+    x, y, size = corner(world.schedule, thing, t)
+    cx = min(max(x + size / 2, 0), FRAME_PX - 1)
+    return cx, min(max(y + size / 2, 0), FIELD_PX - 1)
+
+
 def _targets(world: World, t: int) -> tuple[np.ndarray, np.ndarray]:
     cell = np.zeros((TOKENS_PER_FRAME, 2), np.int64)
     place = np.zeros((TOKENS_PER_FRAME, 2), np.float32)
-    for thing in sorted(world.schedule.visible(t), key=lambda o: o.depth):
-        if hidden_share(world.schedule, thing, t) > 0.6:
-            continue
-        x, y, size = corner(world.schedule, thing, t)
-        cx = min(max(x + size / 2, 0), FRAME_PX - 1)
-        cy = min(max(y + size / 2, 0), FIELD_PX - 1)
-        at = int(cy * _SIDE // FRAME_PX) * _SIDE + int(cx * _SIDE // FRAME_PX)
+    for at, thing in cells_of(world, t).items():
+        cx, cy = _middle(world, thing, t)
         cell[at] = (1 + thing.colour_at(t), 1 + thing.kind)
         place[at] = (cx / FRAME_PX * 2 - 1, cy / FRAME_PX * 2 - 1)
     return cell, place

@@ -23,17 +23,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hermes_lab.pocket import checkpoint, data, perception
-from hermes_lab.pocket.branches import answer_logits
+from hermes_lab.pocket.branches import answer_logits, watch
 from hermes_lab.pocket.build import build, save
 from hermes_lab.pocket.config import PocketConfig, Recipe
 from hermes_lab.pocket.config import config as named_config
 from hermes_lab.pocket.config import smoke as smoke_config
+from hermes_lab.pocket.motion import MotionHeads
 from hermes_lab.pocket.optim import Average, Pair
 from hermes_lab.worlds import DEV_SEEDS, TYPES, horizon_of
 from hermes_lab.worlds.seeds import train_seed
 
 PROGRESS = "progress.jsonl"
 _SHORTER_P = 0.25
+_MOTION_WEIGHT = 0.3
 _WARMUP_STEPS = 40
 _LOWEST_RATE = 0.02
 _REPORT_S = 10.0
@@ -135,12 +137,16 @@ class _Run:
         self.model = build(config).to(device)
         torch.manual_seed(config.seed + 1)
         self.heads = perception.Heads(config.text.width).to(device)
+        self.motion = MotionHeads(config.text.width).to(device)
+        self.motion_right = 0.0
+        self._tap = max(1, config.text.layers // 2)
         self.clock = checkpoint.Clock()
         self.loaded = checkpoint.load(out)
         if self.loaded:
             self.clock = self.loaded[0]
             cast(nn.Module, self.model).load_state_dict(self.loaded[1]["model"], strict=False)
             self.heads.load_state_dict(self.loaded[1]["heads"])
+            self.motion.load_state_dict(self.loaded[1].get("motion", {}), strict=False)
         self.model.tie_weights()
 
     # --- what both phases share ---------------------------------------------------------
@@ -191,6 +197,7 @@ class _Run:
                     k: v for k, v in self.model.state_dict().items() if k != "lm_head.weight"
                 },
                 "heads": dict(self.heads.state_dict()),
+                "motion": dict(self.motion.state_dict()),
             }
             if optimiser:
                 groups["optimiser"] = optimiser.state()
@@ -202,9 +209,9 @@ class _Run:
         if self.loaded:
             optimiser.load(self.loaded[1].get("optimiser", {}))
             if average and "average" in self.loaded[1]:
-                average.values = {
-                    k: v.to(self.device) for k, v in self.loaded[1]["average"].items()
-                }
+                kept = self.loaded[1]["average"].items()
+                known = {k: v.to(self.device) for k, v in kept if k in average.values}
+                average.values.update(known)
                 average.steps = self.clock.step
         self.loaded = None
 
@@ -274,6 +281,7 @@ class _Run:
             if p.requires_grad and n != "image_newline"
         }
         matrices = {n for n, p in named.items() if p.ndim == 2 and "layers" in n}
+        named |= {f"motion.{n}": p for n, p in self.motion.named_parameters()}
         optimiser = Pair(named, matrices, self.recipe.muon_lr, self.recipe.adam_lr)
         average = Average(named, self.recipe.ema_half_life_steps)
         self._restore(optimiser, average)
@@ -328,6 +336,7 @@ class _Run:
                     frames=stage.frames,
                     loss=loss,
                     norm=float(norm),
+                    motion=self.motion_right,
                     streams=self.clock.streams,
                     questions=self.clock.questions,
                     accuracy=lines.by_horizon(),
@@ -370,12 +379,15 @@ class _Run:
         ]
         with self._autocast():
             features = self._features(drawn.frames)
-            logits = answer_logits(
-                self.model, features, data.PREFIX, drawn.positions.to(self.device), groups
-            )
+            positions = drawn.positions.to(self.device)
+            stream = watch(self.model, features, data.PREFIX, positions, self._tap)
+            logits = answer_logits(self.model, stream, groups)
         every = torch.cat(logits).float()
         labels = torch.cat([g.labels[g.labels != -100] for g in groups])
-        loss = F.cross_entropy(every, labels)
+        aside, self.motion_right = self.motion(
+            cast(Tensor, stream.tapped), drawn.events.to(self.device)
+        )
+        loss = F.cross_entropy(every, labels) + _MOTION_WEIGHT * aside
         right = (every.detach().argmax(-1) == labels).cpu()
         tally = _Tally.empty()
         self._count(drawn, right, tally)

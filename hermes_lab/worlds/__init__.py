@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hermes_lab.worlds.export import bundled, export
+from hermes_lab.worlds.export import export
 from hermes_lab.worlds.questions import TYPES, Horizon, Question, horizon_of
 from hermes_lab.worlds.seeds import DEV_SEEDS, HELD_OUT_SEEDS, TRAIN_SEEDS
 from hermes_lab.worlds.world import Event, World
@@ -16,7 +16,6 @@ __all__ = [
     "Horizon",
     "Question",
     "World",
-    "bundled",
     "export",
     "horizon_of",
 ]

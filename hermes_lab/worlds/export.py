@@ -19,10 +19,7 @@ from hermes_lab.worlds.world import World
 VIDEO, TRUTH = "world.mp4", "world.json"
 SCALE = 4
 """How many times larger than the model's frames the video is."""
-BUNDLED = Path(__file__).parent / "bundled"
-BUNDLED_SEED = 42
-BUNDLED_FRAMES = 120
-_QUESTION_EVERY_FRAMES = 8
+_QUESTION_EVERY_FRAMES = 4
 _PER_TIME = 3
 
 
@@ -79,8 +76,3 @@ def export(
     except OSError as error:
         raise LabError(f"The world cannot be written to {folder}: {error.strerror}.") from error
     return Exported(video, truth)
-
-
-def bundled() -> Exported:
-    """The clip that ships with the package (two minutes at one frame per second) and its truth."""
-    return Exported(BUNDLED / "clip.mp4", BUNDLED / "clip.json")

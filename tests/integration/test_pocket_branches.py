@@ -10,7 +10,7 @@ import torch
 from transformers import DynamicCache
 
 from hermes_lab.pocket import data
-from hermes_lab.pocket.branches import answer_logits
+from hermes_lab.pocket.branches import answer_logits, watch
 from hermes_lab.pocket.build import build
 from hermes_lab.pocket.config import PocketConfig, Recipe, TextShape, VisionShape
 from hermes_lab.pocket.vocabulary import WORDS, tokenizer
@@ -78,7 +78,8 @@ def _streamed(
 def test_branches_equal_the_models_own_streaming_forward(model: Any, drawn: data.Batch) -> None:
     with torch.no_grad():
         features = model.model.get_video_features(drawn.frames).pooler_output[:, :-1]
-        logits = answer_logits(model, features, data.PREFIX, drawn.positions, drawn.groups)
+        stream_pass = watch(model, features, data.PREFIX, drawn.positions)
+        logits = answer_logits(model, stream_pass, drawn.groups)
     assert len(drawn.groups) == 2
     checked = 0
     for group, values in zip(drawn.groups, logits, strict=True):
