@@ -5,20 +5,40 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import numpy as np
 import streamlit as st
+from PIL import Image
 
 # `streamlit run` puts this folder on the path; the pages import by the names of the folder above it
 _BASE = str(Path(__file__).resolve().parents[1])
 if _BASE not in sys.path:
     sys.path.insert(0, _BASE)
 
-st.set_page_config(page_title="HERMES Lab", page_icon=":material/memory:", layout="wide")
+# a drawn icon: Streamlit would fetch a named one from the network
+icon = np.full((16, 16, 3), 255, np.uint8)
+for layer, held in enumerate((4, 8, 12)):
+    icon[2 + 4 * layer : 5 + 4 * layer, :] = (222, 222, 222)
+    icon[2 + 4 * layer : 5 + 4 * layer, 16 - held :: 2 + layer] = (0, 114, 178)
+st.set_page_config(page_title="HERMES Lab", page_icon=Image.fromarray(icon), layout="wide")
+
+# Streamlit leaves a hand's breadth of air around everything; a projector at 1280 px has none to spare
+st.html(
+    """<style>
+[data-testid=stMainBlockContainer] { padding: 3.6rem 2rem 3rem; }
+[data-testid=stMainBlockContainer] h1 { font-size: 1.7rem; padding: 0 0 .2rem; }
+[data-testid=stSidebarUserContent] { padding: 0 1rem 2rem; }
+[data-testid=stSidebarHeader] { height: 2rem; min-height: 0; }
+[data-testid=stVerticalBlock] { gap: .7rem; }
+</style>"""
+)
 
 st.navigation(
     [
         st.Page("pages/live.py", title="Live", icon=":material/play_circle:", default=True),
         st.Page("pages/why.py", title="Why", icon=":material/help:"),
-        st.Page("pages/atlas.py", title="Attention atlas", icon=":material/grid_on:", url_path="atlas"),
+        st.Page(
+            "pages/atlas.py", title="Attention atlas", icon=":material/grid_on:", url_path="atlas"
+        ),
         st.Page("pages/lab.py", title="Policy lab", icon=":material/science:", url_path="lab"),
         st.Page("pages/findings.py", title="Findings", icon=":material/fact_check:"),
         st.Page("pages/recordings.py", title="Recordings", icon=":material/folder_open:"),

@@ -11,6 +11,7 @@ from typing import Any, Union, get_args, get_origin
 
 import streamlit as st
 
+from dashboards.policy_text import full_spec
 from dashboards.state import initial
 from hermes_lab import policies
 from hermes_lab.errors import LabError, ModelError
@@ -77,14 +78,20 @@ def policy_picker(
     available = [n for n in policies.names() if not policies.info(n).evaluation_only]
     initial(f"{key}-name", name if name in available else DEFAULT_POLICY)
     chosen = st.selectbox(
-        "Policy", available, key=f"{key}-name", format_func=lambda n: f"{n}: {policies.info(n).title}"
+        "Policy",
+        available,
+        key=f"{key}-name",
+        format_func=lambda n: f"{n}: {policies.info(n).title}",
     )
     info = policies.info(chosen)
     base = _defaults(chosen, preset if chosen == name else None, options if chosen == name else {})
     if info.presets:
         initial(f"{key}-{chosen}-preset", preset or info.presets[0])
         preset_chosen = st.segmented_control(
-            "Preset", info.presets, key=f"{key}-{chosen}-preset", help="Named settings of the fields below."
+            "Preset",
+            info.presets,
+            key=f"{key}-{chosen}-preset",
+            help="Named settings of the fields below.",
         )
         base = _defaults(chosen, preset_chosen, options if chosen == name else {})
         suffix = f"-{preset_chosen}"
@@ -117,7 +124,11 @@ def policy_picker(
 def _budget(key: str, current: int | None) -> int | None:
     initial(f"{key}-budget", current)
     value = st.number_input(
-        "Budget: video tokens per layer", min_value=1, step=16, key=f"{key}-budget", placeholder="no limit"
+        "Budget: video tokens per layer",
+        min_value=1,
+        step=16,
+        key=f"{key}-budget",
+        placeholder="no limit",
     )
     return None if value is None else int(value)
 
@@ -128,7 +139,9 @@ def control(field: FieldInfo, key: str, value: Any) -> Any:
     optional = type(None) in kinds
     plain = [k for k in kinds if k is not type(None)]
     label = field.name.replace("_", " ")
-    if field.choices is not None and all(isinstance(c, str | int | float | bool | None) for c in field.choices):
+    if field.choices is not None and all(
+        isinstance(c, str | int | float | bool | None) for c in field.choices
+    ):
         initial(key, value if value in field.choices else field.choices[0])
         return st.selectbox(label, field.choices, key=key, help=field.doc)
     if plain == [bool]:
@@ -153,9 +166,17 @@ def _number(
     field: FieldInfo, kind: type, key: str, label: str, value: Any, optional: bool
 ) -> int | float | None:
     low, high = field.minimum, field.maximum
-    if kind is float and low is not None and high is not None and not optional and value is not None:
+    if (
+        kind is float
+        and low is not None
+        and high is not None
+        and not optional
+        and value is not None
+    ):
         initial(key, float(value))
-        return st.slider(label, float(low), float(high), key=key, help=field.doc, step=(high - low) / 100)
+        return st.slider(
+            label, float(low), float(high), key=key, help=field.doc, step=(high - low) / 100
+        )
     initial(key, None if value is None else kind(value))
     limits = {n: kind(v) for n, v in (("min_value", low), ("max_value", high)) if v is not None}
     extra = {"format": "%g", "step": 0.01} if kind is float else {"step": 1}
@@ -196,6 +217,4 @@ def _defaults(name: str, preset: str | None, options: dict[str, Any]) -> dict[st
 
 def policy_python(policy: Policy) -> str:
     """The policy as Python that builds it again."""
-    from dashboards.worker import spec_of
-
-    return f'from hermes_lab import policies\n\npolicy = policies.get("""{spec_of(policy.config())}""")'
+    return f'from hermes_lab import policies\n\npolicy = policies.get("""{full_spec(policy.config())}""")'

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import csv
+import io
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 import streamlit as st
@@ -12,16 +13,20 @@ from dashboards.canvas import draw_picture, draw_strip
 from dashboards.furniture import about, chart, go_to, offer
 from dashboards.resources import retention_of
 from dashboards.scene import Scene
-from dashboards.worker import StreamWorker, View
 from hermes_lab import figures
 from hermes_lab.recording import Recording, TokenState
 from hermes_lab.snapshot import Answer
 from hermes_lab.tokens import Role
 
+if TYPE_CHECKING:
+    from dashboards.worker import StreamWorker, View
+
 FILM_FRAMES = 10
 
 
-def stage(scene: Scene, *, recording_name: str, now_s: float | None = None, view: View | None = None) -> None:
+def stage(
+    scene: Scene, *, recording_name: str, now_s: float | None = None, view: View | None = None
+) -> None:
     """Everything that moves."""
     numbers(scene, view)
     left, right = st.columns([1, 4.6], gap="small")
@@ -45,7 +50,9 @@ def numbers(scene: Scene, view: View | None) -> None:
     asked = scene.answers[-1].ttft_s if scene.answers else math.nan
     t = snapshot.timings
     busy = t.encode_s + t.prefill_s + t.probe_s + t.decide_s
-    rate = view.frames_per_s if view is not None else len(snapshot.frames) / busy if busy else math.nan
+    rate = (
+        view.frames_per_s if view is not None else len(snapshot.frames) / busy if busy else math.nan
+    )
     values = {
         "Stream": f"{snapshot.time_s:.0f} s, {snapshot.frames_seen} frames",
         "Held by a layer": _span(held) + ("" if budgets is None else f" of {_span(budgets)}"),
@@ -55,7 +62,7 @@ def numbers(scene: Scene, view: View | None) -> None:
         "Model speed": "-" if math.isnan(rate) else f"{rate:.0f} frames/s",
     }
     cells = "".join(
-        f"<div style='min-width:8.5rem'><div style='font-size:.78rem;opacity:.75'>{name}</div>"
+        f"<div style='min-width:7.2rem'><div style='font-size:.78rem;opacity:.75'>{name}</div>"
         f"<div style='font-size:1.15rem;font-weight:600'>{value}</div></div>"
         for name, value in values.items()
     )
@@ -81,7 +88,9 @@ def frame_now(scene: Scene, now_s: float | None, view: View | None) -> None:
     if picture is None:
         st.caption(f"{text}: no picture was recorded")
     else:
-        st.image(picture, caption=text, width="stretch", alt=f"The newest frame of the stream, {text}")
+        st.image(
+            picture, caption=text, width="stretch", alt=f"The newest frame of the stream, {text}"
+        )
 
 
 def strip(scene: Scene) -> None:
@@ -121,7 +130,10 @@ def film(scene: Scene) -> None:
     if st.session_state["film-layer"] not in options:
         st.session_state["film-layer"] = "all layers"
     layer = left.select_slider(
-        "Patches that survive in", options, key="film-layer", format_func=lambda v: v if isinstance(v, str) else f"layer {v}"
+        "Patches that survive in",
+        options,
+        key="film-layer",
+        format_func=lambda v: v if isinstance(v, str) else f"layer {v}",
     )
     st.session_state.setdefault("film-which", "whole stream")
     which = right.segmented_control("Frames", ["whole stream", "newest"], key="film-which")
@@ -143,7 +155,10 @@ def film(scene: Scene) -> None:
     draw_picture(
         picture,
         [(a / width, 0.0, b / width, 1.0) for a, b in spans],
-        [f"frame {f} at {t:.1f} s: {s.mean():.1%} of it is held" for f, t, s in zip(frames, times, shares, strict=True)],
+        [
+            f"frame {f} at {t:.1f} s: {s.mean():.1%} of it is held"
+            for f, t, s in zip(frames, times, shares, strict=True)
+        ],
         key="live-film",
         on_spot=film_clicked,
         alt=f"{len(frames)} frames of the stream; patches that are forgotten are dark and grey",
@@ -217,7 +232,12 @@ def messages(worker: StreamWorker, view: View) -> None:
 def waiting(view: View) -> None:
     """Before the first step there is only the frame that came."""
     if view.image is not None:
-        st.image(view.image, width=192, caption=f"{view.waiting} frames wait for the first chunk", alt="The newest frame")
+        st.image(
+            view.image,
+            width=192,
+            caption=f"{view.waiting} frames wait for the first chunk",
+            alt="The newest frame",
+        )
 
 
 def live_answers(scene: Scene, view: View) -> None:
@@ -272,7 +292,10 @@ def recorded_answers(recording: Recording) -> None:
         for answer in recording.answers:
             conversation(answer, None)
         curve = {
-            "answers": ([a.time_s for a in recording.answers], [a.ttft_s for a in recording.answers])
+            "answers": (
+                [a.time_s for a in recording.answers],
+                [a.ttft_s for a in recording.answers],
+            )
         }
         chart(
             figures.ttft_curves(curve),
@@ -286,7 +309,10 @@ from hermes_lab.recording import Recording
 answers = Recording.open({str(recording.folder)!r}).answers
 figures.ttft_curves({{"answers": ([a.time_s for a in answers], [a.ttft_s for a in answers])}}).show()
 """,
-            rows=(("time_s", "ttft_s", "question", "text"), [(a.time_s, a.ttft_s, a.question, a.text) for a in recording.answers]),
+            rows=(
+                ("time_s", "ttft_s", "question", "text"),
+                [(a.time_s, a.ttft_s, a.question, a.text) for a in recording.answers],
+            ),
         )
 
 
@@ -298,7 +324,9 @@ def strip_offer(recording: Recording) -> None:
     def made() -> figures.Strip:
         retention, table = retention_of(recording), recording.tokens
         return figures.make_strip(
-            retention.state(view.step), table.column("frame")[retention.ids], table.column("time_s")[retention.ids]
+            retention.state(view.step),
+            table.column("frame")[retention.ids],
+            table.column("time_s")[retention.ids],
         )
 
     offer(

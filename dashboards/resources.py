@@ -5,15 +5,20 @@ from __future__ import annotations
 import logging
 import re
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
+from dashboards.job import Job, Progress
 from dashboards.state import ViewState
 from dashboards.store import Store, open_recording, stamp
-from dashboards.worker import UPLOAD_LIMITS, StreamSettings, StreamWorker
 from hermes_lab.errors import LabError, VideoError
 from hermes_lab.recording import Recording, Retention
+
+if TYPE_CHECKING:
+    from dashboards.worker import StreamSettings, StreamWorker
 
 _LOG = logging.getLogger(__name__)
 
@@ -23,12 +28,14 @@ class SessionThings:
 
     def __init__(self) -> None:
         self.worker: StreamWorker | None = None
+        self.job: Job[Any] | None = None
         self._folder = tempfile.TemporaryDirectory(prefix="hermes-lab-")
         self.uploads = Path(self._folder.name)
 
     def start(self, settings: StreamSettings) -> StreamWorker:
         """Run a stream in place of the one that runs."""
-        from dashboards.models import shared_lab
+        from dashboards.models import shared_lab  # torch takes seconds to import
+        from dashboards.worker import StreamWorker
 
         self.stop()
         self.worker = StreamWorker(settings, shared_lab)
@@ -40,22 +47,30 @@ class SessionThings:
             self.worker.stop()
             self.worker = None
 
+    def start_job(self, work: Callable[[Progress], Any]) -> Job[Any]:
+        """Run long work in place of what runs."""
+        if self.job is not None:
+            self.job.cancel()
+        self.job = Job(work)
+        return self.job
+
     def keep_upload(self, name: str, data: bytes) -> Path:
         """Write an upload where only this session finds it; earlier uploads are removed.
 
         Raises:
             VideoError: too large, or no video that can be opened.
         """
+        from dashboards.limits import limits
         from hermes_lab import video
 
-        UPLOAD_LIMITS.check_bytes(name, len(data))
+        limits().check_bytes(name, len(data))
         for old in self.uploads.iterdir():
             old.unlink()
         suffix = re.sub(r"[^.a-z0-9]", "", Path(name).suffix.lower())[:8]
         path = self.uploads / f"upload{suffix}"
         path.write_bytes(data)
         try:
-            with video.open(path, limits=UPLOAD_LIMITS) as source:
+            with video.open(path, limits=limits()) as source:
                 next(iter(source))
         except VideoError as error:
             path.unlink()
@@ -63,8 +78,10 @@ class SessionThings:
         return path
 
     def close(self) -> None:
-        """Stop the stream and remove every file."""
+        """Stop the stream and the job, and remove every file."""
         self.stop()
+        if self.job is not None:
+            self.job.cancel()
         self._folder.cleanup()
         _LOG.info("A browser session ended; its stream is stopped and its files are gone.")
 
@@ -99,13 +116,17 @@ def retention_of(recording: Recording) -> Retention:
     return _retention(stamp(recording.folder))
 
 
-def chosen_recording(view: ViewState, label: str = "Recording", key: str = "w_recording") -> Recording | None:
+def chosen_recording(
+    view: ViewState, label: str = "Recording", key: str = "w_recording"
+) -> Recording | None:
     """Let the person choose a recording; None, with a sentence on the page, where there is none to show."""
     from dashboards.state import initial, write
 
     names = Store.from_environment().names()
     if not names:
-        st.info("There is no recording yet. Run one on the Live page, or with `hermes-lab run --record runs/first`.")
+        st.info(
+            "There is no recording yet. Run one on the Live page, or with `hermes-lab run --record runs/first`."
+        )
         return None
     wanted = view.recording
     if wanted not in names:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from dashboards.worker import StreamWorker, View
+from dashboards.policy_text import short_spec
 from hermes_lab.figures import Strip, make_strip
 from hermes_lab.recording import Recording, Retention
 from hermes_lab.snapshot import Answer, Snapshot
 from hermes_lab.tokens import TokenTable
+
+if TYPE_CHECKING:
+    from dashboards.worker import StreamWorker, View
 
 Picture = npt.NDArray[np.uint8]
 
@@ -85,20 +89,14 @@ def recorded_scene(recording: Recording, retention: Retention, index: int) -> Sc
         ),
         grid=recording.manifest.model.grid,
         picture=picture,
-        answers=tuple(a for a in recording.answers if a.step <= snapshot.step + 1 and a.time_s <= snapshot.time_s),
-        policy=_policy_text(recording),
+        answers=tuple(
+            a
+            for a in recording.answers
+            if a.step <= snapshot.step + 1 and a.time_s <= snapshot.time_s
+        ),
+        policy=short_spec(recording.manifest.policy),
         model=recording.manifest.model.name,
     )
-
-
-def _policy_text(recording: Recording) -> str:
-    from dashboards.worker import spec_of
-    from hermes_lab.errors import LabError
-
-    try:
-        return spec_of(dict(recording.manifest.policy))
-    except (LabError, KeyError):  # a policy of a plug-in that is not installed here
-        return str(recording.manifest.policy.get("policy", "unknown"))
 
 
 def live_scene(worker: StreamWorker, view: View) -> Scene | None:

@@ -49,11 +49,17 @@ def source_picker(view: ViewState) -> Source | None:
         initial("w_camera", camera)
         seed = int(left.number_input("Seed", 0, HELD_OUT_SEEDS.stop - 1, key="w_seed"))
         frames = int(right.number_input("Frames", 8, 4096, step=8, key="w_frames"))
-        camera = st.segmented_control("Camera", ["still", "pan", "panzoom"], key="w_camera") or "still"
-        spec = f"world:seed={seed},frames={frames}" + ("" if camera == "still" else f",camera={camera}")
+        camera = (
+            st.segmented_control("Camera", ["still", "pan", "panzoom"], key="w_camera") or "still"
+        )
+        spec = f"world:seed={seed},frames={frames}" + (
+            "" if camera == "still" else f",camera={camera}"
+        )
         return Source(spec, spec, spec, world=(seed, frames, camera))
     if kind == CAMERA:
-        number = int(st.number_input("Camera of the machine that runs this app", 0, 9, key="w_camera_no"))
+        number = int(
+            st.number_input("Camera of the machine that runs this app", 0, 9, key="w_camera_no")
+        )
         return Source(f"camera:{number}", f"camera {number}", "")
     return _upload()
 

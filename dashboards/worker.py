@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -20,6 +21,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from dashboards.limits import limits
+from dashboards.policy_text import full_spec
 from dashboards.tracker import Tracker
 from hermes_lab import policies, video
 from hermes_lab.errors import LabError, RecordingError
@@ -27,13 +30,12 @@ from hermes_lab.lab import Lab
 from hermes_lab.session import StreamSession
 from hermes_lab.snapshot import Answer, Snapshot
 from hermes_lab.tokens import TokenTable
-from hermes_lab.video import Frame, FrameSource, Limits
+from hermes_lab.video import Frame, FrameSource
 
 T = TypeVar("T")
 Status = Literal["loading", "playing", "paused", "finished", "failed", "stopped"]
 UNPACED = 0.0  # speed at which frames are taken as fast as the model goes
 
-UPLOAD_LIMITS = Limits(max_bytes=200_000_000, max_pixels=4096 * 2304, max_duration_s=4 * 3600)
 PICTURES_KEPT = 4096
 
 _LOG = logging.getLogger(__name__)
@@ -200,7 +202,7 @@ class StreamWorker:
         reason: str | None = None
         try:
             with video.open(
-                settings.source, fps=settings.fps, max_frames=settings.max_frames, limits=UPLOAD_LIMITS
+                settings.source, fps=settings.fps, max_frames=settings.max_frames, limits=limits()
             ) as source:
                 self._publish(
                     expected_frames=source.estimated_frames,
@@ -245,7 +247,7 @@ class StreamWorker:
             fps=settings.fps,
             source={"name": settings.label, "kind": source.kind, "sha256": source.sha256()},
         )
-        self._publish(policy=spec_of(policy.config()))
+        self._publish(policy=full_spec(policy.config()))
 
     def _stream(self, source: FrameSource) -> None:
         frames: Iterator[Frame] = iter(source)
@@ -293,10 +295,8 @@ class StreamWorker:
             # after a slow step the clock starts afresh: the stream falls behind rather than rushes
             self._next_due = max(self._next_due, now - 1.0) + 1 / (self.settings.fps * self._speed)
             return True
-        try:
+        with suppress(queue.Empty):
             self._commands.get(True, min(self._next_due - now, 0.5))()
-        except queue.Empty:
-            pass
         return False
 
     def _arrive(self, frame: Frame) -> None:
@@ -305,9 +305,7 @@ class StreamWorker:
             self._pictures[frame.index] = frame.image
             if len(self._pictures) > PICTURES_KEPT:
                 self._pictures.pop(next(iter(self._pictures)))
-        self._publish(
-            image=frame.image, waiting=len(self._waiting), frames_arrived=frame.index + 1
-        )
+        self._publish(image=frame.image, waiting=len(self._waiting), frames_arrived=frame.index + 1)
 
     def _feed(self) -> None:
         assert self.session is not None
@@ -325,7 +323,10 @@ class StreamWorker:
             self._playing, self._steps_wanted = False, 0
             self._publish(status="paused", error=str(problem))
             return
-        self._durations = [*self._durations[-7:], (time.perf_counter() - started, len(self._waiting))]
+        self._durations = [
+            *self._durations[-7:],
+            (time.perf_counter() - started, len(self._waiting)),
+        ]
         self._waiting = []
         table = session.table.copy()
         ids, states = self._tracker.add(snapshot, table)
@@ -367,7 +368,7 @@ class StreamWorker:
         except LabError as error:
             self._publish(error=f"The policy stays as it was. {error}")
         else:
-            self._publish(policy=spec_of(self.session.policy.config()), error=None)
+            self._publish(policy=full_spec(self.session.policy.config()), error=None)
 
     def _ask(self, question: str, max_new_tokens: int) -> None:
         assert self.session is not None
@@ -394,16 +395,3 @@ class StreamWorker:
                 return
             except Exception:  # a command that needs a session; the view says why there is none
                 continue
-
-
-def spec_of(config: dict[str, Any]) -> str:
-    """A policy's description as one line of text, without the fields that have their default."""
-    values = dict(config)
-    name = str(values.pop("policy"))
-    defaults = {f.name: f.default for f in policies.info(name).fields}
-    changed = [f"{k}={v!r}" for k, v in values.items() if _plain(defaults.get(k)) != _plain(v)]
-    return f"{name}({', '.join(changed)})" if changed else name
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
