@@ -1,2 +1,200 @@
+"""Recordings: what is on disk, how large it is, how two of them compare; download, and delete when asked twice."""
+
+from __future__ import annotations
+
 import streamlit as st
-st.title('recordings')
+
+from dashboards import state
+from dashboards.furniture import about, chart, go_to
+from dashboards.policy_text import short_spec
+from dashboards.resources import recording_of
+from dashboards.store import Store, bundled_path
+from hermes_lab import figures
+from hermes_lab.errors import LabError
+from hermes_lab.recording import RecordingEntry, diff, list_recordings
+from hermes_lab.recording.summary import bytes_text
+
+
+def listing(store: Store) -> list[tuple[str, RecordingEntry]]:
+    """Names and entries: the bundled recording first."""
+    bundled = bundled_path()
+    found = [(state.BUNDLED, e) for e in (list_recordings(bundled) if bundled else [])]
+    return [*found, *((e.folder.name, e) for e in store.entries())]
+
+
+def table(found: list[tuple[str, RecordingEntry]], store: Store) -> None:
+    rows = [
+        {
+            "name": name,
+            "created (UTC)": e.manifest.created[:19].replace("T", " ") if e.manifest else "",
+            "status": e.manifest.status if e.manifest else "unreadable",
+            "model": e.manifest.model.name.rstrip("/").rsplit("/", 1)[-1] if e.manifest else "",
+            "policy": short_spec(e.manifest.policy) if e.manifest else "",
+            "source": e.manifest.source.name if e.manifest else "",
+            "steps": e.steps,
+            "answers": e.answers,
+            "size": bytes_text(e.size_bytes),
+        }
+        for name, e in found
+    ]
+    st.dataframe(rows, hide_index=True, width="stretch", key="recordings-table")
+    total = bytes_text(sum(e.size_bytes for name, e in found if name != state.BUNDLED))
+    st.caption(f"Folder `{store.root}`: {total} in {len(store.entries())} recordings.")
+    about(
+        "every recording in the folder that this app was started with, and the one that ships with the package.",
+        "whether a recording is sound to its last byte; open it, or run `hermes-lab show --verify`.",
+    )
+    for name, entry in found:
+        if entry.problem:
+            st.warning(f"{name}: {entry.problem}")
+
+
+def one(store: Store, name: str) -> None:
+    """A recording's summary, and what can be done with it."""
+    try:
+        recording = recording_of(name)
+        summary = recording.summary()
+    except LabError as error:
+        st.error(str(error))
+        return
+    st.code(summary.to_text(), language=None)
+    links = st.columns(5)
+    with links[0]:
+        go_to("live", "Replay it", recording=name)
+    with links[1]:
+        go_to("why", "Ask why", recording=name)
+    with links[2]:
+        go_to("atlas", "Its attention", recording=name)
+    links[3].download_button(
+        "Download as zip", lambda: store.zipped(name), file_name=f"{name}.zip", mime="application/zip",
+        key="recordings-zip", on_click="ignore",
+    )  # fmt: skip
+    with links[4]:
+        delete(store, name)
+    line = recording.timeline
+    left, right = st.columns(2)
+    code = f"""
+from hermes_lab import figures
+from hermes_lab.recording import Recording
+
+line = Recording.open({str(recording.folder)!r}).timeline
+figures.memory_curves({{{name!r}: (line.time_s, line.cache_bytes)}}).show()
+figures.step_times(line.time_s, line.timings).show()
+"""
+    with left:
+        chart(
+            figures.memory_curves({name: (line.time_s, line.cache_bytes)}), key="recordings-memory", name=f"{name}-memory",
+            alt="Bytes of the KV cache over stream time", code=code,
+            rows=(("time_s", "cache_bytes"), list(zip(line.time_s.tolist(), line.cache_bytes.tolist(), strict=True))),
+        )  # fmt: skip
+    with right:
+        parts = list(line.timings)
+        chart(
+            figures.step_times(line.time_s, line.timings), key="recordings-times", name=f"{name}-times",
+            alt="Milliseconds of each feed step by part", code=code,
+            rows=(("time_s", *parts), list(zip(line.time_s.tolist(), *(line.timings[p].tolist() for p in parts), strict=True))),
+        )  # fmt: skip
+    about(
+        "bytes of keys and values after every step, and where the time of a step went.",
+        "how fast another machine would be; times are those of the machine that recorded.",
+    )
+
+
+def delete(store: Store, name: str) -> None:
+    """Asked once by the button, and a second time in words."""
+    if name == state.BUNDLED:
+        st.caption("The bundled recording stays.")
+        return
+    if st.button("Delete ...", key="recordings-delete"):
+        st.session_state["deleting"] = name
+    if st.session_state.get("deleting") != name:
+        return
+    st.warning(f"Delete {name!r} from disk for good?")
+    if st.button("Yes, delete it", key="recordings-delete-sure", type="primary"):
+        st.session_state.pop("deleting")
+        try:
+            store.delete(name)
+        except (LabError, OSError) as error:
+            st.error(str(error))
+            return
+        st.session_state.pop("w_recording", None)
+        st.session_state["deleted"] = name
+        state.write(recording=state.BUNDLED)
+        st.rerun()
+    if st.button("Keep it", key="recordings-delete-no"):
+        st.session_state.pop("deleting")
+        st.rerun()
+
+
+def compare(names: list[str], name: str, view: state.ViewState) -> None:
+    """How far two recordings of one stream keep the same tokens."""
+    st.subheader("Compare", anchor=False)
+    others = [n for n in names if n != name]
+    if not others:
+        st.info("Record the same stream under another policy to compare.")
+        return
+    state.initial("w_other", view.other if view.other in others else None)
+    if st.session_state["w_other"] not in others:
+        st.session_state["w_other"] = None
+    other = st.selectbox(
+        "Compare with",
+        others,
+        key="w_other",
+        index=None,
+        placeholder="Another recording of the same stream",
+    )
+    state.write(other=other or "")
+    if other is None:
+        return
+    try:
+        first, second = recording_of(name), recording_of(other)
+        agreement = diff(first, second)
+    except LabError as error:
+        st.error(str(error))
+        return
+    st.markdown(
+        f"Of the tokens that either holds, both hold **{agreement.mean:.0%}** (mean over steps and layers)."
+    )
+    chart(
+        figures.agreement_over_time(agreement.frames_seen, agreement.jaccard), key="recordings-diff", name=f"{name}-{other}",
+        alt=f"Agreement of {name} and {other} by layer over the stream",
+        code=f"""
+from hermes_lab import figures
+from hermes_lab.recording import Recording, diff
+
+agreement = diff(Recording.open({str(first.folder)!r}), Recording.open({str(second.folder)!r}))
+figures.agreement_over_time(agreement.frames_seen, agreement.jaccard).show()
+""",
+        rows=(
+            ("frames_seen", *(f"layer_{n}" for n in range(agreement.jaccard.shape[1]))),
+            [(int(f), *map(float, row)) for f, row in zip(agreement.frames_seen, agreement.jaccard, strict=True)],
+        ),
+    )  # fmt: skip
+    about(
+        "shared tokens over tokens that either recording holds, by layer, after every common step.",
+        "which of the two keeps the better tokens; two policies can agree and both be wrong.",
+    )
+
+
+view = state.read()
+st.title("Recordings", anchor=False)
+store = Store.from_environment()
+if gone := st.session_state.pop("deleted", None):
+    st.success(f"{gone!r} is deleted.")
+found = listing(store)
+if not found:
+    st.info(
+        "There is no recording yet. Run one on the Live page, or with `hermes-lab run --record runs/first`."
+    )
+else:
+    table(found, store)
+    names = [name for name, e in found if e.manifest is not None]
+    if view.recording not in names and view.recording != state.BUNDLED:
+        st.warning(f"There is no recording {view.recording!r} here.")
+    state.initial("w_recording", view.recording if view.recording in names else names[0])
+    if st.session_state["w_recording"] not in names:
+        st.session_state["w_recording"] = names[0]
+    name = st.selectbox("Open", names, key="w_recording")
+    state.write(recording=name, step=None, layer=None, token=None, frame=None)
+    one(store, name)
+    compare(names, name, view)
