@@ -1,2 +1,24 @@
+"""Attention atlas: every head of every layer beside its null; from a head to its frames, from a frame to its heads."""
+
+from __future__ import annotations
+
 import streamlit as st
-st.title('atlas')
+
+from dashboards import atlas_panels as panels
+from dashboards import state
+from dashboards.resources import chosen_recording
+
+view = state.read()
+st.title("Attention atlas", anchor=False)
+with st.sidebar:
+    recording = chosen_recording(view)
+if recording is not None:
+    view = state.read()
+    probes = panels.probes_of(recording)
+    if not probes:
+        st.info("This recording holds no attention; record with level summary or rows.")
+    else:
+        probe = panels.choose_probe(probes, view)
+        panels.overview(recording, probe, view)
+        panels.head_to_frames(recording, probe)
+        panels.frame_to_heads(recording, probe)
