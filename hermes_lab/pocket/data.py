@@ -63,7 +63,7 @@ class Batch:
 
     frames: Float[Tensor, "stream frame 3 side side"]
     positions: Int[Tensor, "stream token"]
-    events: Int[Tensor, "stream frame cell 2"]
+    events: Int[Tensor, "stream frame cell 4"]
     groups: list[Branches]
     questions: list[list[list[Question]]]
 

@@ -1,8 +1,9 @@
-"""A second dense target, inside the decoder: what each object did since the frame before.
+"""A second dense target, inside the decoder: what each object is called, and what it did just now.
 
-Direction and novelty are hard to learn from one-word answers alone. Halfway up the decoder, the frame token
-that holds an object is asked which way the object moved and whether it is new or was recoloured; the heads
-are thrown away afterwards.
+Direction, novelty and matching a word to what is seen are hard to learn from one-word answers alone. A third
+of the way up the decoder, the frame token that holds an object is asked for its words (by the dot product
+with their embeddings, which is what a question's words are made of), which way it moved, and whether it is
+new or was recoloured. The heads are thrown away afterwards.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hermes_lab.pocket.config import TOKENS_PER_FRAME
+from hermes_lab.pocket.vocabulary import WORDS
 from hermes_lab.worlds import World
+from hermes_lab.worlds.catalogue import COLOUR_NAMES, KINDS
 from hermes_lab.worlds.render import corner
 from hermes_lab.worlds.schedule import Thing
 
@@ -25,16 +28,16 @@ _SLACK_PX = 2
 """Steps between standing still and this are left out: a bounce can end where it began."""
 
 
-def targets(world: World) -> Int[np.ndarray, "frame cell 2"]:
-    """Per frame and cell, the class of motion and of news; `NOTHING` where there is no object or no answer."""
+def targets(world: World) -> Int[np.ndarray, "frame cell 4"]:
+    """Per frame and cell: motion, news, kind and colour; `NOTHING` where there is no object or no answer."""
     from hermes_lab.pocket.perception import cells_of
 
-    table = np.full((world.frames, TOKENS_PER_FRAME, 2), NOTHING)
+    table = np.full((world.frames, TOKENS_PER_FRAME, 4), NOTHING)
     for t in range(world.frames):
         for cell, thing in cells_of(world, t).items():
             table[t, cell, 0] = _motion(world, thing, t)
             news = _NEW if thing.start == t else _RECOLOURED if thing.recoloured == t else _OLD
-            table[t, cell, 1] = news
+            table[t, cell, 1:] = news, thing.kind, thing.colour_at(t)
     return table
 
 
@@ -59,17 +62,27 @@ class MotionHeads(nn.Module):
         super().__init__()
         self.norm = nn.RMSNorm(width)
         self.read = nn.Linear(width, 8)
+        self.kinds = [WORDS.index(k) for k in KINDS]
+        self.colours = [WORDS.index(c) for c in COLOUR_NAMES]
 
     def forward(
         self,
         tapped: Float[Tensor, "stream token width"],
-        events: Int[Tensor, "stream frame cell 2"],
+        events: Int[Tensor, "stream frame cell 4"],
+        embedding: Float[Tensor, "word width"],
     ) -> tuple[Tensor, float]:
-        """Loss, and the share of motions read rightly."""
-        logits = self.read(self.norm(tapped.float())).flatten(0, 1)
-        motion, news = logits.split([5, 3], -1)
+        """Loss, and the share of motions read rightly; `embedding` is the decoder's own."""
         wanted = events.flatten(0, 2)
-        loss = F.cross_entropy(motion, wanted[:, 0]) + F.cross_entropy(news, wanted[:, 1])
+        there = wanted[:, 2] != NOTHING
+        seen = self.norm(tapped.float()).flatten(0, 1)[there]
+        wanted = wanted[there]
+        motion, news = self.read(seen).split([5, 3], -1)
+        loss = (
+            F.cross_entropy(motion, wanted[:, 0])
+            + F.cross_entropy(news, wanted[:, 1])
+            + F.cross_entropy(seen @ embedding[self.kinds].T, wanted[:, 2])
+            + F.cross_entropy(seen @ embedding[self.colours].T, wanted[:, 3])
+        )
         there = wanted[:, 0] != NOTHING
         right = (motion[there].argmax(-1) == wanted[there, 0]).float().mean()
         return torch.nan_to_num(loss), float(torch.nan_to_num(right))

@@ -41,6 +41,29 @@ _LOWEST_RATE = 0.02
 _REPORT_S = 10.0
 
 
+@dataclass(frozen=True)
+class Report:
+    """What a finished training run left behind.
+
+    Attributes:
+        accuracy: by horizon, on development streams of `frames` frames.
+        seconds: CPU time of the decoder's training in one process.
+    """
+
+    name: str
+    folder: Path
+    frames: int
+    accuracy: dict[str, float]
+    seconds: float
+
+    def __str__(self) -> str:
+        scores = ", ".join(f"{h.upper()} {a:.3f}" for h, a in self.accuracy.items())
+        return (
+            f"{self.name} is in {self.folder} after {self.seconds / 60:.1f} CPU minutes of decoder training; "
+            f"on development streams of {self.frames} frames: {scores}."
+        )
+
+
 def train(
     config: PocketConfig | str,
     out_dir: Path,
@@ -50,8 +73,8 @@ def train(
     resume: bool = True,
     processes: int | None = None,
     progress: Callable[[dict[str, Any]], None] | None = None,
-) -> Path:
-    """Train, and return the folder of the finished model, `out_dir/model`.
+) -> Report:
+    """Train, and say where the finished model is and how it did on development streams.
 
     `progress` gets every line of `out_dir/progress.jsonl` as it is written.
     """
@@ -74,7 +97,9 @@ def train(
         while not done:
             done = cast(Any, workers).join(timeout=1.0)
             read = _relay(log, read, progress)
-    return out_dir / "model"
+    lines = [json.loads(text) for text in log.read_text().splitlines()]
+    last = [line for line in lines if line["phase"] == "development"][-1]
+    return Report(config.name, out_dir / "model", last["frames"], last["accuracy"], last["seconds"])
 
 
 def _relay(log: Path, read: int, progress: Callable[[dict[str, Any]], None] | None) -> int:
@@ -139,7 +164,7 @@ class _Run:
         self.heads = perception.Heads(config.text.width).to(device)
         self.motion = MotionHeads(config.text.width).to(device)
         self.motion_right = 0.0
-        self._tap = max(1, config.text.layers // 2)
+        self._tap = max(1, config.text.layers // 3)
         self.clock = checkpoint.Clock()
         self.loaded = checkpoint.load(out)
         if self.loaded:
@@ -385,7 +410,9 @@ class _Run:
         every = torch.cat(logits).float()
         labels = torch.cat([g.labels[g.labels != -100] for g in groups])
         aside, self.motion_right = self.motion(
-            cast(Tensor, stream.tapped), drawn.events.to(self.device)
+            cast(Tensor, stream.tapped),
+            drawn.events.to(self.device),
+            self.model.get_input_embeddings().weight,
         )
         loss = F.cross_entropy(every, labels) + _MOTION_WEIGHT * aside
         right = (every.detach().argmax(-1) == labels).cpu()
