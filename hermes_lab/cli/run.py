@@ -35,10 +35,11 @@ _AT = re.compile(r"(?P<text>.+)@(?P<at>(?:\d+:)?\d+(?:\.\d+)?)\s*", re.DOTALL)
 
 @dataclass(frozen=True)
 class Question:
-    """A question and the second of the stream at which it is asked; None: at the end."""
+    """A question, the second of the stream at which it is asked (None: at the end), and the right answer if known."""
 
     text: str
     at_s: float | None = None
+    truth: str | None = None
 
     @classmethod
     def parse(cls, spec: str) -> Question:
@@ -114,7 +115,7 @@ class Run:
             out.print(
                 Text.assemble(
                     (f"[{answer.time_s:7.1f} s] ", "dim"), (question.text, "bold"), "  ",
-                    (answer.text or "(empty answer)", "green bold"),
+                    (answer.text or "(empty answer)", "cyan bold"), _verdict(answer.text, question.truth),
                     (f"   TTFT {milliseconds(answer.ttft_s)}", "dim"),
                 )
             )  # fmt: skip
@@ -145,6 +146,12 @@ class Run:
             subtitle="layers down, stream time across; blank = forgotten, █ = all kept",
             subtitle_align="left",
         )  # fmt: skip
+
+
+def _verdict(text: str, truth: str | None) -> tuple[str, str]:
+    if truth is None:
+        return "", ""
+    return (" ✓ right", "green") if text == truth else (f" ✗ it was {truth}", "red")
 
 
 class _Quiet:
@@ -252,7 +259,8 @@ def run(
         from hermes_lab.worlds import bundled
 
         source = str(bundled.clip_path())
-        questions = questions or [Question(q.text, q.time_s) for q in bundled.demo_questions()]
+        known = bundled.demo_questions()
+        questions = questions or [Question(q.text, q.time_s, q.answer) for q in known]
     made = _prepare(
         source, model, policy, budget, positions, next_position, chunk_frames, fps, record, record_level,
         overwrite, max_frames, dtype, device, device_map, seed,
