@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -45,3 +47,16 @@ st.navigation(
     ],
     position="top",
 ).run()
+
+
+@st.cache_resource(show_spinner=False)
+def import_ahead() -> threading.Thread:
+    """Import what runs models in the background, once a server, after the first page: it takes seconds."""
+    thread = threading.Thread(
+        target=importlib.import_module, args=("dashboards.ahead",), name="import-ahead", daemon=True
+    )
+    thread.start()
+    return thread
+
+
+import_ahead()

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from dashboards.worker import StreamWorker, View
 
 FILM_FRAMES = 10
+UNBOUNDED = 2**31 - 1  # as in `hermes_lab.policies.base`, whose import takes torch
 
 
 def stage(
@@ -47,6 +48,8 @@ def numbers(scene: Scene, view: View | None) -> None:
     snapshot = scene.snapshot
     held = [ids.shape[1] for ids in snapshot.held]
     budgets = snapshot.budget_tokens
+    if budgets is not None and max(budgets) >= UNBOUNDED:
+        budgets = None  # the policy's limit is in frames or seconds
     asked = scene.answers[-1].ttft_s if scene.answers else math.nan
     t = snapshot.timings
     busy = t.encode_s + t.prefill_s + t.probe_s + t.decide_s
@@ -215,7 +218,7 @@ def messages(worker: StreamWorker, view: View) -> None:
         from hermes_lab import pocket
 
         for caution in pocket.cautions(
-            worker.settings.model, view.source_kind, worker.settings.label, view.expected_frames
+            worker.settings.model, view.source_kind, worker.settings.source, view.expected_frames
         ):
             st.warning(caution)
     words = {

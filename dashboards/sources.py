@@ -9,7 +9,7 @@ import streamlit as st
 from dashboards.resources import things
 from dashboards.state import ViewState, initial
 from hermes_lab.errors import LabError
-from hermes_lab.worlds import HELD_OUT_SEEDS
+from hermes_lab.worlds import HELD_OUT_SEEDS, bundled
 
 CLIP, WORLD, UPLOAD, CAMERA = "Bundled clip", "Procedural world", "Upload", "Camera"
 UPLOAD_TYPES = ["mp4", "mkv", "mov", "webm", "avi", "gif", "m4v", "ts"]
@@ -39,9 +39,12 @@ def source_picker(view: ViewState) -> Source | None:
     initial("w_source_kind", kind)
     kind = st.selectbox("Source", kinds, key="w_source_kind")
     if kind == CLIP:
-        from hermes_lab import bundled
-
-        return Source(str(bundled.clip_path()), "bundled clip (world 42)", "")
+        return Source(
+            str(bundled.clip_path()),
+            bundled.clip_path().name,
+            "",
+            world=(bundled.SEED, bundled.FRAMES, "still"),
+        )
     if kind == WORLD:
         left, right = st.columns(2)
         initial("w_seed", seed)

@@ -1,2 +1,34 @@
+"""Findings: what the studies claim, beside what would have to be beaten; and a knockout to try oneself."""
+
+from __future__ import annotations
+
 import streamlit as st
-st.title('findings')
+
+from dashboards import findings_panels as panels
+from dashboards import reports, state
+from dashboards.furniture import refuse
+from hermes_lab.errors import LabError
+
+view = state.read()
+st.title("Findings", anchor=False)
+report_tab, knockout_tab = st.tabs(["Report", "Knock out tokens"])
+with report_tab:
+    found = reports.names()
+    if not found:
+        st.info(
+            f"There is no report in `{reports.reports_folder()}` yet. Run `hermes-lab study all` (or `--quick`); it "
+            "writes reports/latest, and the claims appear here with their nulls and verdicts."
+        )
+    else:
+        state.initial("w_report", found[0])
+        if st.session_state["w_report"] not in found:
+            st.session_state["w_report"] = found[0]
+        name = st.selectbox("Report", found, key="w_report") if len(found) > 1 else found[0]
+        try:
+            report = reports.read_report(name)
+        except LabError as error:
+            refuse(error)
+        else:
+            panels.report(report, view)
+with knockout_tab:
+    panels.knockout()

@@ -72,9 +72,10 @@ def head_scores(summary: AttentionSummary, held: HeldFrames, metric: Metric) -> 
         elif metric == "sink":
             return np.asarray(summary.sink_share, float) * np.asarray(summary.visible)[:, None]
         else:
-            return np.asarray(summary.entropy, float) / np.log(
-                np.maximum(np.asarray(summary.visible, float), 2)
-            )[:, None]
+            return (
+                np.asarray(summary.entropy, float)
+                / np.log(np.maximum(np.asarray(summary.visible, float), 2))[:, None]
+            )
     return np.where(seen, score, np.nan)
 
 
@@ -155,7 +156,13 @@ def profile_tiles(summary: AttentionSummary, *, bins: int = 16, sinks: bool = Fa
         sheet[:, head * (bins + 1) : head * (bins + 1) + bins] = binned[:, head]
     figure = go.Figure(
         go.Heatmap(
-            z=sheet, colorscale=SEQUENTIAL, zmin=0, zmax=1, ygap=3, hoverinfo="skip", showscale=False
+            z=sheet,
+            colorscale=SEQUENTIAL,
+            zmin=0,
+            zmax=1,
+            ygap=3,
+            hoverinfo="skip",
+            showscale=False,
         )
     )
     layer, head = np.divmod(np.arange(layers * heads), heads)
@@ -168,7 +175,12 @@ def profile_tiles(summary: AttentionSummary, *, bins: int = 16, sinks: bool = Fa
         hovertemplate="layer %{customdata[0]}, head %{customdata[1]}<extra></extra>",
         showlegend=False,
     )
-    styled(figure, x="head (within it: stream time, oldest left)", y="layer", height=min(640, 110 + 26 * layers))
+    styled(
+        figure,
+        x="head (within it: stream time, oldest left)",
+        y="layer",
+        height=min(640, 110 + 26 * layers),
+    )
     figure.update_yaxes(autorange="reversed", dtick=max(1, layers // 14))
     figure.update_xaxes(
         tickvals=[h * (bins + 1) + (bins - 1) / 2 for h in range(heads)],

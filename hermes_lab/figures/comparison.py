@@ -15,7 +15,9 @@ PATTERNS = ("", "/", ".", "x", "\\", "+", "-", "|")
 HORIZONS = ("now", "recent", "long")
 
 
-def agreement_map(jaccard: npt.NDArray[np.floating], names: Sequence[str], *, title: str = "") -> go.Figure:
+def agreement_map(
+    jaccard: npt.NDArray[np.floating], names: Sequence[str], *, title: str = ""
+) -> go.Figure:
     """Jaccard similarity of what each two policies hold, [policy, policy], mean over layers."""
     values = np.asarray(jaccard, np.float32)
     figure = go.Figure(

@@ -29,7 +29,9 @@ def memory_curves(curves: Mapping[str, Curve], *, title: str = "") -> go.Figure:
 def ttft_curves(curves: Mapping[str, Curve], *, title: str = "") -> go.Figure:
     """Milliseconds to the first token of each answer over stream time: name -> (time_s, ttft_s)."""
     figure = _lines(
-        {n: (t, 1000 * np.asarray(s, float)) for n, (t, s) in curves.items()}, title=title, y="TTFT (ms)"
+        {n: (t, 1000 * np.asarray(s, float)) for n, (t, s) in curves.items()},
+        title=title,
+        y="TTFT (ms)",
     )
     return figure.update_traces(mode="lines+markers")
 

@@ -56,7 +56,9 @@ class Strip:
 
     def column_of(self, token: int) -> int:
         """The column that shows a token, by its index among the tokens drawn."""
-        return int(np.clip(np.searchsorted(self.first, token, side="right") - 1, 0, self.columns - 1))
+        return int(
+            np.clip(np.searchsorted(self.first, token, side="right") - 1, 0, self.columns - 1)
+        )
 
 
 def make_strip(
@@ -219,7 +221,9 @@ def retention_figure(strip: Strip, *, dark: bool = False, title: str = "") -> go
     x: Sequence[object] = np.arange(strip.columns).tolist()
     shown = np.flatnonzero(np.isfinite(strip.time_s))
     ticks = shown[:: max(1, len(shown) // 10)]
-    words = np.array([f"frame {f}, {t:.1f} s" for f, t in zip(strip.frame, strip.time_s, strict=True)])
+    words = np.array(
+        [f"frame {f}, {t:.1f} s" for f, t in zip(strip.frame, strip.time_s, strict=True)]
+    )
     figure = go.Figure(
         go.Heatmap(
             z=strip.state.astype(np.uint8),

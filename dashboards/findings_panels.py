@@ -1,0 +1,245 @@
+"""The parts of the Findings page: claims with their nulls, studies with their tables, and the knockout panel."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from analysis.claims import Finding, Verdict
+from analysis.result import StudyResult, Table, checklist
+from dashboards import state
+from dashboards.furniture import about, chart, offer
+from dashboards.reports import Report
+from dashboards.resources import things
+from hermes_lab import figures
+from hermes_lab.errors import LabError
+from hermes_lab.figures.claims import Row, forest
+from hermes_lab.tokens import Role
+
+_SIGNS = {
+    Verdict.SUPPORTED: ":material/check_circle: supported",
+    Verdict.NOT_SUPPORTED: ":material/cancel: not supported",
+    Verdict.CANNOT_TELL: ":material/help: cannot tell",
+}
+ROLES = {
+    "video": (Role.VISUAL, Role.SUMMARY),
+    "summary tokens": (Role.SUMMARY,),
+    "system prefix": (Role.SYSTEM,),
+}
+
+
+def report(found: Report, view: state.ViewState) -> None:
+    """All claims at a glance, then one study whole."""
+    for problem in found.problems:
+        st.warning(problem)
+    if not found.studies:
+        st.info("The report holds no study that can be read.")
+        return
+    rows = [
+        {
+            "claim": f.claim.sentence,
+            "verdict": f.verdict.value,
+            "estimate [95 %]": str(f.estimate),
+            "strongest null": strongest(f),
+            "p (Holm)": f.p,
+            "status": f.claim.status,
+            "study": s.study,
+        }
+        for s in found.studies
+        for f in s.findings
+    ]
+    st.dataframe(rows, hide_index=True, width="stretch", key="findings-table")
+    about(
+        "every claim of the report with the verdict that code drew from its estimate and its nulls.",
+        "anything beyond the model and the streams that each study names under its scope.",
+    )
+    claims = {f.claim.key: (s, f) for s in found.studies for f in s.findings}
+    state.initial("w_claim", view.claim if view.claim in claims else next(iter(claims), None))
+    if st.session_state["w_claim"] not in claims:
+        st.session_state["w_claim"] = next(iter(claims), None)
+    key = st.selectbox(
+        "Claim", list(claims), key="w_claim", format_func=lambda k: claims[k][1].claim.sentence
+    )
+    if key is None:
+        return
+    state.write(claim=key)
+    result, finding = claims[key]
+    claim(result, finding, str(found.folder))
+    study(result)
+    with st.expander("Checklist of the whole report"):
+        for item in checklist(found.studies):
+            where = ", ".join(item.where) or "nobody"
+            st.markdown(
+                f"{item.number}. {'[x]' if item.satisfied else '[ ]'} {item.title} ({where})"
+            )
+
+
+def strongest(finding: Finding) -> str:
+    control = finding.panel.strongest
+    return "-" if control is None else f"{control.name}: {control.estimate}"
+
+
+def claim(result: StudyResult, finding: Finding, folder: str) -> None:
+    """One claim: what it says, its number beside its nulls, and why the verdict."""
+    said = finding.claim
+    st.subheader(said.sentence, anchor=False)
+    st.markdown(f"**{_SIGNS[finding.verdict]}**: {finding.because}")
+    st.markdown(
+        f"- Metric: {said.metric}\n- Refuted if: {said.refuted_if}\n- Status: {said.status}"
+        + (f"\n- Original claim: {said.paper}" if said.paper else "")
+    )
+    e = finding.estimate
+    rows: list[Row] = [("observed", "observed", e.value, e.low, e.high)]
+    rows += [
+        (
+            f"{c.name}" + (f" ({c.replicates})" if c.replicates > 1 else ""),
+            c.role,
+            c.estimate.value,
+            c.estimate.low,
+            c.estimate.high,
+        )
+        for c in finding.panel.controls
+    ]
+    chart(
+        forest(rows, said.reference), key="findings-forest", name=said.key,
+        alt=f"Estimate and controls of the claim: {said.sentence}",
+        code=f"from dashboards.reports import read_report\nfrom hermes_lab.figures.claims import forest\n\n"
+        f"# {folder}\nrows = {rows!r}\nforest(rows, {said.reference!r}).show()",
+        rows=(("name", "role", "value", "low", "high"), rows),
+    )  # fmt: skip
+    about(
+        "the metric as observed and under each control, with 95 % intervals over streams; dashed: no effect.",
+        "the size of the effect on other models; a null that nobody thought of is not in the picture.",
+    )
+
+
+def study(result: StudyResult) -> None:
+    """The study behind the claim."""
+    with st.expander(f"Study {result.study}: {result.title}", expanded=False):
+        st.markdown(f"**Question.** {result.question}\n\n**Scope.** {result.scope}")
+        setup = result.setup
+        st.markdown(
+            f"**Set-up.** {setup.model} ({setup.layers} layers, {setup.query_heads} heads), {setup.frames} frames at "
+            f"{setup.fps:g} fps, cache policy {setup.cache_policy}, {setup.hardware}. "
+            f"**Data.** {result.data.kind}: {len(result.data.held_out)} held-out streams, {result.data.questions} questions, "
+            f"{result.data.selection_rule}."
+        )
+        for title, lines in (
+            ("Negative results", result.negatives),
+            ("Robustness", result.robustness),
+        ):
+            st.markdown(f"**{title}.**\n" + "\n".join(f"- {line}" for line in lines))
+        st.markdown(
+            f"**Analyses looked at.** {result.analyses}. **Again:** `{result.reproduce.command}`"
+        )
+        for drawn in result.figures:
+            figure(result, drawn.name)
+        for table in result.tables:
+            data_table(result, table)
+
+
+def figure(result: StudyResult, name: str) -> None:
+    """A figure of the study, drawn by the function that its report names."""
+    from hermes_lab.figures import studies
+
+    spec = next(f for f in result.figures if f.name == name)
+    draw = getattr(studies, spec.function, None)
+    if draw is None:
+        st.caption(
+            f"Figure {spec.title!r} needs {spec.function}, which this version does not have."
+        )
+        return
+    tables = [result.table(t) for t in spec.tables]
+    chart(
+        draw(*tables, **dict(spec.options)), key=f"findings-{result.study}-{name}", name=f"{result.study}-{name}",
+        alt=spec.title, code=f"from hermes_lab.figures import studies\n\nstudies.{spec.function}(*tables)",
+        rows=(tables[0].columns, tables[0].rows),
+    )  # fmt: skip
+    about(spec.shows, spec.cannot_tell)
+
+
+def data_table(result: StudyResult, table: Table) -> None:
+    st.markdown(f"**{table.name}.** {table.caption}")
+    shown = [dict(zip(table.columns, row, strict=True)) for row in table.rows[:200]]
+    st.dataframe(
+        shown, hide_index=True, width="stretch", key=f"findings-{result.study}-table-{table.name}"
+    )
+    offer(
+        key=f"findings-{result.study}-{table.name}-files", name=f"{result.study}-{table.name}",
+        code=f"result.table({table.name!r})", csv_text=table.csv,
+    )  # fmt: skip
+
+
+def knockout() -> None:
+    """Hide tokens of the running stream from a question, beside as many random ones."""
+    about(
+        "how the answer's logit moves when the question cannot attend to chosen tokens in chosen layers, beside hiding as "
+        "many random ones in the same layers.",
+        "what would have been remembered without them: they were in the cache when later tokens were computed.",
+    )
+    worker = things().worker
+    if worker is None or not worker.alive or worker.latest().snapshot is None:
+        st.info(
+            "Start a stream on the Live page (Run a model); its memory can then be knocked out here."
+        )
+        return
+    snapshot = worker.latest().snapshot
+    assert snapshot is not None
+    layers, frames = len(snapshot.held), snapshot.frames_seen
+    question = st.text_input("Question", "What was the first object?", key="knock-question")
+    left, right = st.columns(2)
+    st.session_state.setdefault("knock-layers", (0, layers - 1))
+    low, high = left.slider("Layers", 0, layers - 1, key="knock-layers") if layers > 1 else (0, 0)
+    if frames > 1:
+        st.session_state.setdefault("knock-frames", (0, (frames - 1) // 4))
+        first, last = right.slider("Frames", 0, frames - 1, key="knock-frames")
+    else:
+        first = last = 0
+    one, two, three = st.columns(3)
+    role = one.selectbox(
+        "Tokens", list(ROLES), key="knock-role", help="Frames count for video tokens only."
+    )
+    answer = two.text_input(
+        "Answer to follow", "", key="knock-answer", placeholder="the likeliest one"
+    )
+    draws = int(three.number_input("Random draws", 3, 64, 8, key="knock-draws"))
+    if st.button("Knock out", type="primary", key="knock-go"):
+        from dashboards.readings import knock_out
+
+        span = (first, last) if role == "video" else None
+        with st.spinner("Reading the answer with and without the tokens ..."):
+            try:
+                st.session_state["knock-result"] = worker.submit(
+                    lambda s: knock_out(
+                        s,
+                        question,
+                        range(low, high + 1),
+                        frames=span,
+                        roles=ROLES[role],
+                        answer=answer,
+                        draws=draws,
+                    )
+                ).result(120)
+            except (LabError, TimeoutError) as error:
+                st.session_state.pop("knock-result", None)
+                st.error(str(error) or "The stream is busy; pause it and try again.")
+    reading = st.session_state.get("knock-result")
+    if reading is None:
+        return
+    worse = int((reading.random[:, 1] <= reading.targeted[1]).sum())
+    st.markdown(
+        f"With everything: **{reading.answer.strip() or '(space)'}** (logit {reading.logit:.2f}, log-probability "
+        f"{reading.log_prob:.2f}). Without the chosen tokens the first word is **{reading.after.strip() or '(space)'}**, and "
+        f"the log-probability moves by {reading.targeted[1]:+.2f}. Of {len(reading.random)} random sets of the same size, "
+        f"{worse} move it down as far or further. Hidden a layer: {min(reading.hidden_tokens)} to {max(reading.hidden_tokens)} tokens."
+    )
+    labels = ["logit", "log-probability"]
+    chart(
+        figures.knockout_bars(reading.targeted, reading.random, labels), key="knock-chart", name="knockout",
+        alt="Change of the answer's logit under the chosen and under random knockouts",
+        code="from dashboards.readings import knock_out\n\n"
+        f"reading = knock_out(session, {question!r}, range({low}, {high + 1}), frames={(first, last)!r})",
+        rows=(
+            ("set", "delta_logit", "delta_log_prob"),
+            [("chosen", *reading.targeted), *((f"random {n}", *row) for n, row in enumerate(reading.random))],
+        ),
+    )  # fmt: skip
