@@ -8,16 +8,26 @@ tools.
 from __future__ import annotations
 
 from hermes_lab.lens.activations import activation_cache
+from hermes_lab.lens.attribution import DirectAttribution, direct_attribution
 from hermes_lab.lens.knockout import knockout
 from hermes_lab.lens.logits import LogitLens, answer_ids, logit_difference, logit_lens
+from hermes_lab.lens.patching import PatchSweep, patch, patch_sweep
 from hermes_lab.lens.tokens import tokens
+from hermes_lab.lens.value_weighted import ValueWeighted, value_weighted
 
 __all__ = [
+    "DirectAttribution",
     "LogitLens",
+    "PatchSweep",
+    "ValueWeighted",
     "activation_cache",
     "answer_ids",
+    "direct_attribution",
     "knockout",
     "logit_difference",
     "logit_lens",
+    "patch",
+    "patch_sweep",
     "tokens",
+    "value_weighted",
 ]

@@ -1,0 +1,85 @@
+"""Attention weighted by what it carries: the norm of every token's contribution to a head's output."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from hermes_lab.lens.linear import ids_by_head, values_by_head, write_weights
+from hermes_lab.lens.logits import check_positions
+from hermes_lab.lens.question_pass import question_pass
+
+if TYPE_CHECKING:
+    from hermes_lab.session import StreamSession
+
+FloatArray = npt.NDArray[np.float32]
+IntArray = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class ValueWeighted:
+    """Per layer, since layers hold different numbers of tokens.
+
+    Attributes:
+        question: what was asked.
+        positions: token positions within the question's turn.
+        norms: ||a_ij W_O W_V x_j|| of each head and token, layer -> [query_head, position, token].
+        attention: a_ij alone, of the same shape.
+        ids: global ids of the tokens, -1 for the question's own, layer -> [query_head, token].
+    """
+
+    question: str
+    positions: tuple[int, ...]
+    norms: tuple[FloatArray, ...]
+    attention: tuple[FloatArray, ...]
+    ids: tuple[IntArray, ...]
+
+
+@torch.no_grad()
+def value_weighted(
+    session: StreamSession, question: str, *, positions: Sequence[int] | None = (-1,)
+) -> ValueWeighted:
+    """Norms of the value vectors that a question's tokens receive (Kobayashi et al., arXiv 2004.10102, §3).
+
+    The value's bias counts as part of it, the output projection's bias does not. Where a norm follows the
+    projection (Gemma 3), it is held at what it did and counted in.
+
+    Args:
+        question: plain text.
+        positions: which tokens of the question's turn, negative from its end; None: all.
+
+    Raises:
+        LabError: the question is empty, or a position lies outside it.
+    """
+    layers, heads = range(session.engine.layers), session.engine.query_heads
+    points = [f"blocks.{n}.attn.{point}" for n in layers for point in ("hook_pattern", "hook_z")]
+    seen = question_pass(session, question, points)
+    where = check_positions(positions, seen.hidden.shape[0])
+    norms: list[FloatArray] = []
+    attention: list[FloatArray] = []
+    ids: list[IntArray] = []
+    for layer in layers:
+        state = seen.states[layer]
+        pattern = seen.activations[f"blocks.{layer}.attn.hook_pattern"][0, :, list(where)].float()
+        z = seen.activations[f"blocks.{layer}.attn.hook_z"][0, list(where)]
+        weights, gain = write_weights(session, layer, z)
+        values = values_by_head(state, heads).float()
+        rows = [
+            _length(values, (weights * factor).float()) * pattern[:, row]
+            for row, factor in enumerate(gain)
+        ]
+        norms.append(torch.stack(rows, 1).cpu().numpy())
+        attention.append(pattern.cpu().numpy())
+        ids.append(ids_by_head(state, heads).cpu().numpy())
+    return ValueWeighted(question, where, tuple(norms), tuple(attention), tuple(ids))
+
+
+def _length(values: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """||v W|| of every token without writing v W out, [query_head, token]."""
+    gram = weights @ weights.transpose(1, 2)
+    return ((values @ gram) * values).sum(-1).clamp(min=0).sqrt()
