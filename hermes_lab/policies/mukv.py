@@ -71,9 +71,17 @@ class MuKV(Policy):
         """Every layer that holds the same tokens as the last one takes its scores."""
         last, ids = scores[-1], views[-1].ids
         return [
-            last if view.ids.shape == ids.shape and torch.equal(view.ids, ids) else own
+            _on(last, view.ids.device)
+            if view.ids.shape == ids.shape and torch.equal(view.ids, ids.to(view.ids.device))
+            else own
             for own, view in zip(scores, views, strict=True)
         ]
+
+
+def _on(scores: Scores, device: torch.device) -> Scores:
+    """Scores on the device of another layer."""
+    terms = {name: value.to(device) for name, value in scores.terms.items()}
+    return Scores(scores.total.to(device), terms)
 
 
 def high_frequency(

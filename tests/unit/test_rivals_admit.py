@@ -197,9 +197,10 @@ def components_by_hand(chunk: Arrival, places: list[int]) -> list[set[int]]:
     return groups
 
 
-def test_fluxmem_merges_components() -> None:
+@pytest.mark.parametrize("seed", range(6))
+def test_fluxmem_merges_components(seed: int) -> None:
     policy = get("fluxmem")
-    chunk = arrival(frames=1, grid=(4, 4), seed=2)
+    chunk = arrival(frames=1, grid=(4, 5), seed=seed)
     admission = policy.admit(chunk, {})
     groups = components_by_hand(chunk, chunk.visual.tolist())
     assert any(len(group) > 1 for group in groups)

@@ -224,14 +224,15 @@ def tar(view: LayerView, head: int, recent: set[int], cell_of: dict[int, int]) -
 
 
 @pytest.mark.parametrize("grid", ["true", "rank"])
-@pytest.mark.parametrize("keep", [None, 17])
-def test_infinipot_v(grid: str, keep: int | None) -> None:
-    budget = 12
+@pytest.mark.parametrize("keep", [None, 19])
+@pytest.mark.parametrize(("budget", "share"), [(12, 0.34), (18, 0.2)])
+def test_infinipot_v(grid: str, keep: int | None, budget: int, share: float) -> None:
+    """The first budget leaves TaR little or nothing beside the recent frames, the second some past tokens."""
     view = layer_view(frames=6, per_head=True, keep=keep, seed=3, budget_tokens=budget)
-    policy = get("infinipot_v", grid=grid, recent_share=0.34)
+    policy = get("infinipot_v", grid=grid, recent_share=share)
     found = policy.score(view)
     kept = policy.select(found, budget, view)
-    frames = int(0.34 * (view.tokens // 4))
+    frames = max(1, int(share * (view.tokens // 4)))
     left = int(0.75 * budget)
     for head in range(2):
         frame, row, col = (getattr(view, n)[head].tolist() for n in ("frame", "row", "col"))
@@ -246,6 +247,7 @@ def test_infinipot_v(grid: str, keep: int | None) -> None:
         redundancy = tar(view, head, recent, cells)
         same(found.terms["tar"][head : head + 1], [redundancy])
         quota = left - round(0.5 * left) - len(recent)
+        assert budget == 12 or quota > 0
         past = sorted((j for j in tokens if j not in recent), key=lambda j: (-redundancy[j], -j))
         chosen = recent | set(past[: max(0, quota)])
         value = [norm(v) for v in view.values[head].tolist()]
@@ -361,8 +363,11 @@ def nucleus(pi: list[float], p: float) -> int:
     return count
 
 
-def test_streamkv_scores_and_global_top_p() -> None:
-    views = [layer_view(layer=i, frames=8, guidance=["guide"], seed=9 + i) for i in range(4)]
+@pytest.mark.parametrize("frames", [(8, 8, 8, 8), (12, 3, 9, 6), (2, 20, 5, 5)])
+def test_streamkv_scores_and_global_top_p(frames: tuple[int, ...]) -> None:
+    views = [
+        layer_view(layer=i, frames=n, guidance=["guide"], seed=9 + i) for i, n in enumerate(frames)
+    ]
     policy = get("streamkv")
     found = [policy.score(view) for view in views]
     shares = [pi_of(view) for view in views]
@@ -378,7 +383,7 @@ def test_streamkv_scores_and_global_top_p() -> None:
     assert sum(budgets) <= 64
     for view, score, budget, pi in zip(views, found, budgets, shares, strict=True):
         kept = policy.select(score, budget, view)
-        order = sorted(range(8), key=lambda b: (-pi[b], -b))[: budget // 4]
+        order = sorted(range(len(pi)), key=lambda b: (-pi[b], -b))[: budget // 4]
         assert sorted(set(view.frame[0, kept[0]].tolist())) == sorted(order)
 
 
