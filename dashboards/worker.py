@@ -10,12 +10,13 @@ import logging
 import queue
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -107,6 +108,13 @@ class View:
 class StreamWorker:
     """One stream in one thread. `stop()` ends it; it may be called from any thread and twice."""
 
+    _all: ClassVar[weakref.WeakSet[StreamWorker]] = weakref.WeakSet()
+
+    @classmethod
+    def running(cls) -> list[StreamWorker]:
+        """Every worker of this process whose thread is alive."""
+        return [worker for worker in cls._all if worker.alive]
+
     def __init__(self, settings: StreamSettings, lab_of: Callable[[str], Lab]) -> None:
         self.settings = settings
         self._lab_of = lab_of
@@ -125,6 +133,7 @@ class StreamWorker:
         self.session: StreamSession | None = None
         self._thread = threading.Thread(target=self._run, name="hermes-stream", daemon=True)
         self._thread.start()
+        self._all.add(self)
 
     # --- for pages ------------------------------------------------------------------------------
     def latest(self) -> View:

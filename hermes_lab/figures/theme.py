@@ -31,7 +31,7 @@ STATE_COLOURS: dict[bool, dict[TokenState, str]] = {
         TokenState.ABSENT: "#0E1117",
         TokenState.KEPT: SKY,
         TokenState.EVICTED: "#3A3F47",
-        TokenState.MERGED: ORANGE,
+        TokenState.MERGED: VERMILION,
         TokenState.PROTECTED: "#FFFFFF",
     },
 }

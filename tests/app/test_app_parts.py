@@ -1,0 +1,139 @@
+"""The parts under the pages, without a page: worker states against recordings, URLs, the store's walls, the player."""
+
+from __future__ import annotations
+
+import io
+import json
+import struct
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dashboards.canvas import strip_payload
+from dashboards.player import Player, index_at
+from dashboards.policy_text import full_spec, short_spec
+from dashboards.state import ViewState
+from dashboards.store import Store
+from dashboards.tracker import Tracker
+from hermes_lab import figures, policies
+from hermes_lab.errors import RecordingError
+from hermes_lab.recording import Recording, RecordingWriter, TokenState
+from tests.recording_streams import Stream, manifest
+
+
+@pytest.mark.parametrize(
+    "stream",
+    [
+        Stream(),
+        Stream(heads=2, renumber=True),
+        Stream(summarise="end", protect=2),
+        Stream(heads=2, summarise="sorted", protect=1),
+        Stream(budget=None),
+    ],
+    ids=["plain", "heads", "summary", "heads-summary", "unlimited"],
+)
+def test_a_live_view_equals_the_recording_at_every_step(tmp_path: Path, stream: Stream) -> None:
+    tracker = Tracker()
+    live: list[tuple[np.ndarray, np.ndarray]] = []
+    with RecordingWriter(tmp_path / "r", manifest()) as writer:
+        for snapshot, table in stream.play(6):
+            live.append(tracker.add(snapshot, table))
+            writer.write_step(snapshot, table)
+    recording = Recording.open(tmp_path / "r")
+    retention = recording.retention()
+    for step, (ids, states) in enumerate(live):
+        # columns of tokens to come are absent in the recording's arrays
+        assert (retention.ids[: len(ids)] == ids).all()
+        recorded = retention.state(step)
+        assert (recorded[:, : len(ids)] == states).all()
+        assert (recorded[:, len(ids) :] == TokenState.ABSENT).all()
+
+
+def test_a_link_reopens_its_view_and_ignores_nonsense() -> None:
+    view = ViewState(
+        recording="first", step=3, layer=0, token=77, metric="sink", policy="fifo(budget_tokens=8)"
+    )
+    assert ViewState.from_params(view.to_params()) == view
+    assert (
+        ViewState.from_params({"layer": "-1", "step": "x", "frame": "9" * 30, "evil": "1"})
+        == ViewState()
+    )
+    assert ViewState().to_params() == {}
+
+
+@pytest.mark.parametrize("name", ["..", "../runs", "/etc", "a/b", "", ".hidden", "a\0b"])
+def test_names_cannot_leave_the_folder(tmp_path: Path, name: str) -> None:
+    store = Store(tmp_path / "runs")
+    (tmp_path / "runs").mkdir()
+    with pytest.raises(RecordingError):
+        store.path(name)
+    with pytest.raises(RecordingError):
+        store.new_path(name)
+
+
+def test_a_link_out_of_the_folder_is_no_recording(recorded: Path, tmp_path: Path) -> None:
+    root = tmp_path / "runs"
+    root.mkdir()
+    (root / "sneaky").symlink_to(recorded / "first", target_is_directory=True)
+    store = Store(root)
+    assert "sneaky" not in store.names()
+    with pytest.raises(RecordingError, match="not the name of a recording"):
+        store.delete("sneaky")
+    assert (recorded / "first" / "manifest.json").exists()
+
+
+def test_deleting_refuses_a_folder_with_something_else_in_it(runs: Path) -> None:
+    (runs / "first" / "thesis.txt").write_text("years of work")
+    with pytest.raises(RecordingError, match=r"thesis\.txt"):
+        Store(runs).delete("first")
+    assert (runs / "first" / "thesis.txt").exists()
+
+
+def test_a_zip_holds_the_recording_whole(runs: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(io.BytesIO(Store(runs).zipped("first"))) as archive:
+        archive.extractall(tmp_path / "out")
+    assert Recording.open(tmp_path / "out" / "first").verify() == []
+
+
+def test_the_player_moves_with_the_clock_and_stops_at_the_end() -> None:
+    player = Player(0.0, 20.0, speed=4.0).play(100.0)
+    assert player.position(102.0) == 8.0
+    assert player.pause(102.0).position(500.0) == 8.0
+    assert player.with_speed(1.0, 102.0).position(103.0) == 9.0
+    assert player.position(1e9) == 20.0
+    assert player.ended(105.0)
+    assert player.pause(105.0).play(200.0).position(200.0) == 0.0
+    assert player.seek(-3, 0).at_s == 0.0
+
+
+def test_the_needle_shows_the_newest_step_that_is_over(recorded: Path) -> None:
+    recording = Recording.open(recorded / "first")
+    times = recording.timeline.time_s
+    assert index_at(recording, 0.0) == 0
+    assert [index_at(recording, float(t)) for t in times] == list(range(len(times)))
+    assert index_at(recording, float(times[2]) - 0.5) == 1
+
+
+def test_what_the_canvas_is_sent_can_be_read_back() -> None:
+    state = np.array([[1, 2, 3, 4, 0], [2, 2, 1, 1, 0]], np.int8)
+    strip = figures.make_strip(state, np.arange(5), np.arange(5) / 2.0)
+    data = strip_payload(strip, seq=9, chosen=(1, 2))
+    (length,) = struct.unpack("<I", data[:4])
+    head = json.loads(data[4 : 4 + length])
+    codes = np.frombuffer(data[4 + length :], np.uint8).reshape(head["layers"], head["columns"])
+    assert ((codes & 7) == state).all()
+    assert ((codes >> 3) == np.where(np.isin(state, (1, 4)), 31, 0)).all()
+    assert head["time_s"] == [0.0, 0.5, 1.0, 1.5, 2.0]
+    assert head["chosen"] == [1, 2]
+    assert head["seq"] == 9
+
+
+@pytest.mark.parametrize(
+    "name", ["hermes:released", "fifo(budget_tokens=9)", "mukv", "every_nth", "streamkv"]
+)
+def test_a_policy_written_in_a_link_is_the_same_policy_again(name: str) -> None:
+    policy = policies.get(name)
+    assert policies.get(full_spec(policy.config())).config() == policy.config()
+    assert short_spec({"policy": "fifo", "budget_tokens": None}) == "fifo"

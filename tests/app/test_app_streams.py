@@ -1,0 +1,155 @@
+"""The Live page with a model, uploads, and the policy lab, on a tiny checkpoint."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from hermes_lab.recording import Recording
+from tests.app.pages import press, sound, text_of
+
+LINK = {"mode": "Run a model", "source": "world:seed=3,frames=16", "model": "tiny"}
+
+
+def until(app: AppTest, true: Callable[[AppTest], bool], patience_s: float = 60.0) -> AppTest:
+    """Run the page again, as its timer would, until something is so."""
+    end = time.monotonic() + patience_s
+    while not true(app):
+        assert time.monotonic() < end, text_of(app)
+        time.sleep(0.1)
+        sound(app.run())
+    return app
+
+
+def says(words: str) -> Callable[[AppTest], bool]:
+    return lambda app: words in text_of(app)
+
+
+@pytest.fixture
+def stream(open_page) -> AppTest:
+    """A stream that runs as fast as it goes, until its end."""
+    app = sound(open_page("live", policy="fifo(budget_tokens=48)", **LINK))
+    app.selectbox(key="live-speed").set_value("as fast as it goes").run()
+    press(app, "Start")
+    return until(app, says("The stream has ended"))
+
+
+def test_a_stream_is_run_asked_and_recorded_and_the_recording_equals_the_view(
+    stream: AppTest, runs: Path
+) -> None:
+    from dashboards.worker import StreamWorker
+
+    stream.chat_input[0].set_value("what was the first object").run()
+    until(stream, says("TTFT"))
+    (worker,) = StreamWorker.running()
+    view = worker.latest()
+    press(stream, "Stop")
+    assert not worker.alive
+    name = next(p.name for p in runs.iterdir() if p.name.startswith("live-"))
+    recording = Recording.open(runs / name)
+    retention = recording.retention()
+    assert recording.manifest.status == "finished"
+    assert recording.manifest.policy["budget_tokens"] == 48
+    assert (retention.ids == view.ids).all()
+    assert (retention.state() == view.states).all()
+    assert [a.text for a in recording.answers] == [a.text for a in view.answers]
+
+
+def test_the_policy_changes_in_mid_stream(open_page) -> None:
+    app = sound(
+        open_page(
+            "live",
+            policy="fifo(budget_tokens=48)",
+            **(LINK | {"source": "world:seed=3,frames=256"}),
+        )
+    )
+    press(app, "Start")
+    until(app, says("budget_tokens=48"))
+    app.selectbox(key="w_policy-name").set_value("uniform").run()
+    press(app, "Use it from the next decision on")
+    until(app, says("uniform(budget_tokens=48)"))
+    press(app, "Pause")
+    until(app, says("Paused."))
+    press(app, "Step")
+    sound(app.run())
+    press(app, "Play")
+    until(app, says("Streaming."))
+
+
+def test_a_policy_that_refuses_its_fields_says_so_before_the_start(open_page) -> None:
+    app = sound(open_page("live", policy="hermes(budget_tokens=64)", **LINK))
+    app.slider(key="w_policy-hermes-paper-shallow_fraction").set_value(0.9).run()
+    sound(app)
+    assert any("must not exceed" in e.value or "cross" in e.value for e in app.error)
+    assert next(b for b in app.button if b.label == "Start").disabled
+
+
+def test_an_error_of_the_worker_is_shown(open_page, monkeypatch: pytest.MonkeyPatch) -> None:
+    from hermes_lab.session import StreamSession
+
+    def broken(self, *_):
+        raise RuntimeError("the disk caught fire")
+
+    monkeypatch.setattr(StreamSession, "feed", broken)
+    app = sound(open_page("live", policy="fifo(budget_tokens=48)", **LINK))
+    press(app, "Start")
+    until(app, lambda a: any("the disk caught fire" in e.value for e in a.error))
+
+
+def test_a_model_outside_the_offer_is_refused(open_page) -> None:
+    app = sound(open_page("live", policy="fifo(budget_tokens=48)", **(LINK | {"model": "/etc"})))
+    press(app, "Start")
+    assert any("not offered" in e.value for e in app.error)
+
+
+@pytest.mark.parametrize("data", [b"not a video at all", b"\x00\x00\x00\x18ftypmp42" + bytes(200)])
+def test_a_broken_upload_is_one_sentence(open_page, data: bytes) -> None:
+    app = sound(open_page("live", **(LINK | {"source": ""})))
+    app.selectbox(key="w_source_kind").set_value("Upload").run()
+    app.file_uploader(key="w_upload").set_value(("holiday.mp4", data, "video/mp4")).run()
+    sound(app)
+    (error,) = [e.value for e in app.error]
+    assert "holiday.mp4" in error
+    assert "Traceback" not in error
+    assert next(b for b in app.button if b.label == "Start").disabled
+
+
+def test_policies_are_compared_beside_their_companions(open_page, runs: Path) -> None:
+    app = sound(
+        open_page(
+            "lab",
+            source="world:seed=3,frames=16",
+            model="tiny",
+            policy="fifo(budget_tokens=32) | knorm(budget_tokens=32)",
+        )
+    )
+    app.number_input(key="lab-streams").set_value(1)
+    app.number_input(key="lab-budget").set_value(32).run()
+    press(app, "Compare")
+    until(app, says("What they keep"))
+    rows = app.dataframe[0].value
+    assert list(rows["policy"]) == ["fifo", "knorm", "full", "recent_frames", "uniform", "random"]
+    assert (rows["cache at the end (KiB)"].iloc[:2] < rows["cache at the end (KiB)"].iloc[2]).all()
+    assert "too few for intervals" in text_of(app)
+    press(app, "Save")
+    saved = runs / "policies" / "fifo.py"
+    scope: dict[str, object] = {}
+    exec(compile(saved.read_text(), str(saved), "exec"), scope)
+    assert scope["policy"].budget_tokens == 32  # type: ignore[attr-defined]
+
+
+def test_tokens_of_the_running_stream_are_knocked_out_beside_random_ones(stream: AppTest) -> None:
+    stream.switch_page("pages/findings.py").run()
+    sound(stream)
+    stream.text_input(key="knock-question").set_value("what is there").run()
+    press(stream, "Knock out")
+    assert "log-probability moves by" in text_of(stream)
+    stream.switch_page("pages/atlas.py").run()
+    sound(stream)
+    stream.button_group(key="atlas-weighting").set_value("value-weighted").run()
+    press(stream, "Read it")
+    assert any("atlas-weighted" in c.proto.id for c in stream.get("plotly_chart"))
