@@ -9,7 +9,6 @@ patches, and still does when the camera moves. Whether it matters is asked by kn
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -21,7 +20,7 @@ from analysis.claims import Claim, Finding, Need, Role, judge
 from analysis.claims import estimate as estimate_of
 from analysis.context import Features, Split, StudyContext, layer_mean
 from analysis.estimators.periodicity import phase_match
-from analysis.result import FigureSpec, Reproduce, StudyResult, Table
+from analysis.result import FigureSpec, StudyResult, Table
 from analysis.streams import HORIZONS, Grid, Stream, encode, feed
 from analysis.structure import (
     curve_table,
@@ -119,7 +118,6 @@ CLAIMS = (
 
 def run(context: StudyContext) -> StudyResult:
     """Run the study; see the module docstring."""
-    started = time.perf_counter()
     bands = context.paper_bands
     chosen: dict[str, npt.NDArray[np.int64]] = {}
 
@@ -272,11 +270,7 @@ def run(context: StudyContext) -> StudyResult:
             f"{layer_mean(share('trained', 'development'), bands[2]).mean():.3g}",
         ),
         analyses=len(findings) + 2 * len(heads.rows) + 4 * context.layers,
-        reproduce=Reproduce(
-            context.command,
-            time.perf_counter() - started,
-            f"deep anchor share {findings[0].estimate}, within 1 % on another CPU",
-        ),
+        reproduce=context.reproduce(f"deep anchor share {findings[0].estimate}, within 1 % on another CPU"),
         scope=context.scope,
         covers=("per_head", "nulls", "robustness"),
     )  # fmt: skip

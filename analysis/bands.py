@@ -7,7 +7,6 @@ trend (are there bands at all?), with the paper's edges, and with every other pa
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from itertools import combinations
 
@@ -25,7 +24,7 @@ from analysis.estimators.changepoint import (
     step_curve,
 )
 from analysis.estimators.recency import newest_share
-from analysis.result import FigureSpec, Reproduce, StudyResult, Table
+from analysis.result import FigureSpec, StudyResult, Table
 from analysis.structure import curve_table, leave_one_out, panel, panel_table
 
 Array = npt.NDArray[np.float64]
@@ -86,7 +85,6 @@ CLAIMS = (
 
 def run(context: StudyContext) -> StudyResult:
     """Run the study; see the module docstring."""
-    started = time.perf_counter()
     window = max(1, context.settings.frames // context.layout.frames_per_group // 10)
     cached: dict[tuple[str, Split], Array] = {}
 
@@ -178,11 +176,7 @@ def run(context: StudyContext) -> StudyResult:
             f"streams of half the length: {bands_exist('half_length').mean():.3g}",
         ),
         analyses=len(findings) + len(list(combinations(range(1, context.layers), 2))) + 5,
-        reproduce=Reproduce(
-            context.command,
-            time.perf_counter() - started,
-            f"edges {partition.edges[0]} and {partition.edges[1]} on development streams, exactly",
-        ),
+        reproduce=context.reproduce(f"edges {partition.edges[0]} and {partition.edges[1]} on development streams, exactly"),
         scope=context.scope,
         covers=("per_head", "nulls", "robustness"),
     )  # fmt: skip

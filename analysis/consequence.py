@@ -8,7 +8,6 @@ frames, uniform and random retention stand beside them.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -20,7 +19,7 @@ from analysis.bands import automatic_partition
 from analysis.claims import Claim, Finding, Need, judge
 from analysis.claims import estimate as estimate_of
 from analysis.context import StudyContext
-from analysis.result import FigureSpec, Reproduce, StudyResult, Table
+from analysis.result import FigureSpec, StudyResult, Table
 from analysis.statistics import cluster_bootstrap
 from analysis.store import Arrays
 from analysis.streams import HORIZONS, Stream, encode, feed
@@ -132,7 +131,6 @@ def policies_of(context: StudyContext) -> dict[str, Policy]:
 
 def run(context: StudyContext) -> StudyResult:
     """Run the study; see the module docstring."""
-    started = time.perf_counter()
     names, margin, right, chance = measure(context)
     full = margin[:, names.index("full")]
     unit = np.maximum(full.mean(0), 0.2)  # by horizon
@@ -208,11 +206,7 @@ def run(context: StudyContext) -> StudyResult:
             + ", ".join(f"{kept(n).mean():.2f}" for n in names if n.startswith("shuffled")),
         ),
         analyses=len(findings) + len(table.rows),
-        reproduce=Reproduce(
-            context.command,
-            time.perf_counter() - started,
-            f"{CLAIMS[0].key} {findings[0].estimate}, within 0.02 on another CPU",
-        ),
+        reproduce=context.reproduce(f"{CLAIMS[0].key} {findings[0].estimate}, within 0.02 on another CPU"),
         scope=context.scope,
         covers=("consequence", "nulls"),
     )  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -18,7 +19,7 @@ import torch
 from analysis import streams
 from analysis.nulls import permuted_twin, random_twin
 from analysis.observe import observe
-from analysis.result import Data, Setup
+from analysis.result import Data, Reproduce, Setup
 from analysis.store import Arrays, Store, fingerprint, weights_fingerprint
 from analysis.streams import Camera, Stream, Transform
 from hermes_lab.errors import LabError
@@ -102,8 +103,8 @@ class Features:
         return self.arrays[name]
 
     def question(self, name: str) -> Array:
-        """A feature of the question's last token, mean over the three horizons."""
-        return np.mean([self.arrays[f"{h}/{name}"] for h in streams.HORIZONS], axis=0)
+        """A feature of the question's last token, mean over the horizons that a stream can be asked about."""
+        return np.nanmean([self.arrays[f"{h}/{name}"] for h in streams.HORIZONS], axis=0)
 
 
 @dataclass
@@ -123,6 +124,8 @@ class StudyContext:
     progress: Progress = lambda what, done, total: None
     command: str = ""
     _labs: dict[tuple[str, int], Lab] = field(default_factory=dict, repr=False)
+    _clock: tuple[float, float] = (0.0, 0.0)
+    _counts: tuple[int, int] = (0, 0)  # results per stream: asked for, found on disk
 
     def __post_init__(self) -> None:
         limit = MAX_VIDEO_TOKENS // self.layout.visual_tokens * self.layout.frames_per_group
@@ -133,6 +136,24 @@ class StudyContext:
                 "frames fit, and a study of memory needs that many."
             )
         self.settings = replace(self.settings, frames=min(self.settings.frames, limit))
+        self.begin()
+
+    def begin(self) -> None:
+        """Start the clocks of a study."""
+        self._clock = time.perf_counter(), time.process_time()
+        self._counts = 0, 0
+
+    def reproduce(self, expected: str) -> Reproduce:
+        """How to get a study's numbers again, and what it cost since `begin`."""
+        wall, cpu = self._clock
+        asked, found = self._counts
+        return Reproduce(
+            command=self.command,
+            run_time_s=time.perf_counter() - wall,
+            cpu_time_s=time.process_time() - cpu,
+            reused=found / asked if asked else 0.0,
+            expected=expected,
+        )
 
     # --- what is studied ---------------------------------------------------------------------
     @cached_property
@@ -209,6 +230,8 @@ class StudyContext:
         for number, stream in enumerate(chosen):
             self.progress(stage, number, len(chosen))
             key = (f"{stage}-{label}", stream.name)
+            asked, known = self._counts
+            self._counts = asked + 1, known + self.store.has(key)
             found.append(self.store.get(key, lambda stream=stream: make(stream)))
         self.progress(stage, len(chosen), len(chosen))
         return found

@@ -8,7 +8,6 @@ touchstone: a measure that does not predict it is no measure of use.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -23,7 +22,7 @@ from analysis.claims import Claim, Finding, Need, judge
 from analysis.claims import estimate as estimate_of
 from analysis.context import StudyContext
 from analysis.estimators.agreement import spearman, top_overlap
-from analysis.result import FigureSpec, Reproduce, StudyResult, Table
+from analysis.result import FigureSpec, StudyResult, Table
 from analysis.statistics import cluster_bootstrap
 from analysis.store import Arrays
 from analysis.streams import HORIZONS, Grid, Stream, encode, feed
@@ -84,7 +83,6 @@ CLAIMS = (
 
 def run(context: StudyContext) -> StudyResult:
     """Run the study; see the module docstring."""
-    started = time.perf_counter()
     found = measure(context)
     use = found["use"].mean(1)  # [stream, measure], mean over horizons
     mass, value, logit, recent = use.T
@@ -150,11 +148,7 @@ def run(context: StudyContext) -> StudyResult:
             f"{found['needed'].mean():.0%} of all, so most frames cannot be ranked by use",
         ),
         analyses=len(findings) + len(ranks.rows) + len(sets.rows),
-        reproduce=Reproduce(
-            context.command,
-            time.perf_counter() - started,
-            f"{CLAIMS[0].key} {findings[0].estimate}, within 0.01 on another CPU",
-        ),
+        reproduce=context.reproduce(f"{CLAIMS[0].key} {findings[0].estimate}, within 0.01 on another CPU"),
         scope=context.scope,
         covers=("contribution", "per_head", "nulls"),
     )  # fmt: skip

@@ -9,7 +9,6 @@ from their raw embeddings, as HERMES' released code does.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -22,7 +21,7 @@ from analysis.claims import estimate as estimate_of
 from analysis.context import StudyContext
 from analysis.estimators.agreement import spearman, top_overlap
 from analysis.observe import guidance_rows, question_rows
-from analysis.result import FigureSpec, Reproduce, StudyResult, Table
+from analysis.result import FigureSpec, StudyResult, Table
 from analysis.statistics import cluster_bootstrap
 from analysis.store import Arrays
 from analysis.streams import HORIZONS, Grid, Stream, encode, feed
@@ -120,7 +119,6 @@ def prompts(session: StreamSession, seed: int, draws: int) -> dict[str, Guidance
 
 def run(context: StudyContext) -> StudyResult:
     """Run the study; see the module docstring."""
-    started = time.perf_counter()
     own = measure(context)
     random = [measure(context, f"random_weights-{i}") for i in range(context.settings.random_seeds)]
     _, middle, deep = (list(b) for b in context.paper_bands)
@@ -206,11 +204,7 @@ def run(context: StudyContext) -> StudyResult:
             + _unknown(context, Hermes.paper().global_prompt),
         ),
         analyses=len(findings) + len(table.rows) * 2,
-        reproduce=Reproduce(
-            context.command,
-            time.perf_counter() - started,
-            f"{CLAIMS[0].key} {findings[0].estimate}, within 0.01 on another CPU",
-        ),
+        reproduce=context.reproduce(f"{CLAIMS[0].key} {findings[0].estimate}, within 0.01 on another CPU"),
         scope=context.scope,
         covers=("nulls", "robustness"),
     )  # fmt: skip

@@ -8,7 +8,6 @@ Beside them the logit lens: from which layer on does the last token's residual s
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,7 +22,7 @@ from analysis.claims import Claim, Finding, Need, judge
 from analysis.claims import estimate as estimate_of
 from analysis.context import StudyContext
 from analysis.knockout_effects import windows
-from analysis.result import FigureSpec, Reproduce, StudyResult, Table
+from analysis.result import FigureSpec, StudyResult, Table
 from analysis.statistics import cluster_bootstrap
 from analysis.store import Arrays
 from analysis.streams import HORIZONS, Grid, Stream, encode
@@ -80,7 +79,6 @@ CLAIMS = (
 
 def run(context: StudyContext) -> StudyResult:
     """Run the study; see the module docstring."""
-    started = time.perf_counter()
     found = measure(context)
     cost = found["base"] - found["hidden"]  # [stream, horizon]
     unit = np.maximum(cost.mean(0), 0.2)
@@ -151,11 +149,7 @@ def run(context: StudyContext) -> StudyResult:
             leave_one_out(middle, "video to question: middle third minus the others"),
         ),
         analyses=len(findings) + sum(len(t.rows) for t in tables),
-        reproduce=Reproduce(
-            context.command,
-            time.perf_counter() - started,
-            f"{CLAIMS[1].key} {findings[1].estimate}, within 0.01 on another CPU",
-        ),
+        reproduce=context.reproduce(f"{CLAIMS[1].key} {findings[1].estimate}, within 0.01 on another CPU"),
         scope=context.scope,
         covers=("causal",),
     )  # fmt: skip

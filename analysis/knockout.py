@@ -9,7 +9,6 @@ makes them lower bounds.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 
 import numpy as np
@@ -19,7 +18,7 @@ from analysis.claims import estimate as estimate_of
 from analysis.context import StudyContext
 from analysis.estimators.agreement import spearman
 from analysis.knockout_effects import Effects, measure
-from analysis.result import FigureSpec, Reproduce, StudyResult, Table
+from analysis.result import FigureSpec, StudyResult, Table
 from analysis.statistics import cluster_bootstrap
 from analysis.streams import HORIZONS
 from analysis.structure import leave_one_out, named_null_panel, panel_table
@@ -92,7 +91,6 @@ CLAIMS = (
 
 def run(context: StudyContext) -> StudyResult:
     """Run the study; see the module docstring."""
-    started = time.perf_counter()
     effects = measure(context)
     now, long = HORIZONS.index("now"), HORIZONS.index("long")
     zero = np.zeros(len(context.causal))
@@ -176,11 +174,7 @@ def run(context: StudyContext) -> StudyResult:
             _rank_by_measure(effects),
         ),
         analyses=len(findings) + len(effects.labels) * len(HORIZONS),
-        reproduce=Reproduce(
-            context.command,
-            time.perf_counter() - started,
-            f"{CLAIMS[0].key} {findings[0].estimate}, within 0.01 on another CPU",
-        ),
+        reproduce=context.reproduce(f"{CLAIMS[0].key} {findings[0].estimate}, within 0.01 on another CPU"),
         scope=context.scope,
         covers=("causal", "robustness", "nulls"),
     )  # fmt: skip

@@ -71,12 +71,13 @@ def observe(
     out["tokens/massive"] = massive[:, grid.ids]
     collected: dict[str, list[dict[str, Array]]] = {}
     text: list[dict[str, Array]] = []
-    for number, question in enumerate(stream.questions(per_horizon)):
+    for question in stream.questions(per_horizon):
         last, mean, tokens = question_rows(session, grid, question.text)
+        first = question.horizon not in collected
         collected.setdefault(question.horizon, []).append(features(last))
         collected.setdefault("rows", []).append(features(mean))
         text.append(tokens)
-        if number % per_horizon == 0:
+        if first:
             alone = position_only_grid(session, grid, question.text, seed=stream.seed)
             collected.setdefault("position_only", []).append(features(alone))
     for name, rows in guidance_rows(session, grid, paper_prompts()).items():
@@ -84,6 +85,9 @@ def observe(
     for group, several in collected.items():
         for name in several[0]:
             out[f"{group}/{name}"] = np.mean([one[name] for one in several], axis=0)
+    for horizon in set(HORIZONS) - set(collected):  # a short or moving stream may lack one
+        for name, value in collected["rows"][0].items():
+            out[f"{horizon}/{name}"] = np.full_like(value, np.nan)
     for name in text[0]:
         out[f"tokens/{name}"] = np.mean([one[name] for one in text], axis=0)
     return {name: value.astype(np.float32) for name, value in out.items()}

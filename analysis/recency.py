@@ -8,8 +8,8 @@ from "there": a recency that RoPE alone produces is real, but it is no memory of
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,8 +18,9 @@ from analysis.claims import Claim, Finding, Need, Role, judge
 from analysis.context import StudyContext, layer_mean
 from analysis.estimators.recency import fit_recency, newest_share, recency_index
 from analysis.observe import GROUPS
-from analysis.result import FigureSpec, Reproduce, StudyResult, Table
+from analysis.result import FigureSpec, StudyResult, Table
 from analysis.statistics import cluster_bootstrap
+from analysis.streams import HORIZONS
 from analysis.structure import (
     curve_table,
     depth_table,
@@ -111,7 +112,6 @@ def claims_of(window_frames: int) -> tuple[Claim, Claim, Claim]:
 
 def run(context: StudyContext) -> StudyResult:
     """Run the study; see the module docstring."""
-    started = time.perf_counter()
     window = max(1, context.settings.frames // context.layout.frames_per_group // 10)
 
     def share(name: str) -> Array:
@@ -119,9 +119,8 @@ def run(context: StudyContext) -> StudyResult:
         if name == "position_only":
             return newest_share(context.observe("trained")["position_only/profile"], window)
         found = context.observe(name)
-        return np.mean(
-            [newest_share(found[f"{h}/profile"], window) for h in ("now", "recent", "long")], axis=0
-        )
+        horizons = [newest_share(found[f"{h}/profile"], window) for h in HORIZONS]
+        return np.nanmean(horizons, axis=0)
 
     def shallow(name: str) -> Array:
         return layer_mean(share(name), context.paper_bands[0])
@@ -154,7 +153,13 @@ def run(context: StudyContext) -> StudyResult:
         },
         f"Share of the newest {window} frames over uniform, question's last token, mean over horizons.",
     )
-    fits = _fit_table(trained.question("profile"))
+    fits = _fit_table(
+        {
+            "trained": trained.question("profile"),
+            "position_only": trained["position_only/profile"],
+            "random_weights-0": context.observe("random_weights-0").question("profile"),
+        }
+    )
     return StudyResult(
         study="recency",
         title="Recency: attention by age",
@@ -250,10 +255,8 @@ def run(context: StudyContext) -> StudyResult:
             f"{layer_mean(newest_share(trained['rows/profile'], window), context.paper_bands[0]).mean():.3g}",
         ),
         analyses=len(findings) + len(heads.rows) + len(fits.rows) + len(GROUPS) * context.layers,
-        reproduce=Reproduce(
-            context.command,
-            time.perf_counter() - started,
-            f"shallow recency {findings[0].estimate}, within 1 % on another CPU",
+        reproduce=context.reproduce(
+            f"shallow recency {findings[0].estimate}, within 1 % on another CPU"
         ),
         scope=context.scope,
         covers=("per_head", "nulls", "robustness"),
@@ -303,25 +306,20 @@ def _profiles_by_query(context: StudyContext) -> Table:
     return Table(table.name, ("query", *table.columns[1:]), table.rows, caption)
 
 
-def _fit_table(profile: Array) -> Table:
+def _fit_table(profiles: Mapping[str, Array]) -> Table:
     """Forgetting rate of every head: fit of the mean profile, interval from fits per resample."""
-    fit = fit_recency(profile.mean(0))
-    found = cluster_bootstrap(profile, transform=lambda m: fit_recency(m).rate, draws=200)
-    index = cluster_bootstrap(recency_index(profile))
-    rows = [
-        (
-            layer, head, float(fit.rate[layer, head]), float(found.low[layer, head]),
-            float(found.high[layer, head]), float(fit.half_life_frames[layer, head]),
-            float(fit.amplitude[layer, head]), float(fit.floor[layer, head]), float(fit.spike[layer, head]),
-            float(fit.r2[layer, head]), float(fit.r2_tail[layer, head]), float(fit.evidence[layer, head]),
-            float(index.value[layer, head]),
-        )
-        for layer in range(profile.shape[1])
-        for head in range(profile.shape[2])
-    ]  # fmt: skip
+    rows: list[tuple[Any, ...]] = []
+    for series, profile in profiles.items():
+        fit = fit_recency(profile.mean(0))
+        found = cluster_bootstrap(profile, transform=lambda m: fit_recency(m).rate, draws=100)
+        index = recency_index(profile).mean(0)
+        for at in np.ndindex(*profile.shape[1:3]):
+            parts = (fit.half_life_frames, fit.amplitude, fit.floor, fit.spike, fit.r2, fit.r2_tail)
+            numbers = (float(part[at]) for part in (*parts, fit.evidence, index))
+            rows.append((series, *at, *found.ends(*at), *numbers))
     columns = (
-        "layer", "head", "rate_per_frame", "low", "high", "half_life_frames", "amplitude", "floor", "spike",
-        "r2", "r2_tail", "evidence_bic", "recency_index",
+        "series", "layer", "head", "rate_per_frame", "low", "high", "half_life_frames", "amplitude", "floor",
+        "spike", "r2", "r2_tail", "evidence_bic", "recency_index",
     )  # fmt: skip
     return Table(
         "forgetting",
@@ -352,10 +350,11 @@ def _query_table(context: StudyContext, window: int) -> Table:
 def _negatives(findings: Sequence[Finding], heads: Table, fits: Table) -> tuple[str, ...]:
     """What did not come out as the paper says, in numbers."""
     beyond = sum(heads.column("beyond_null"))
-    decaying = sum(1 for r in fits.column("rate_per_frame") if r == r)
+    own = [row for row in fits.rows if row[0] == "trained"]
+    decaying = sum(1 for row in own if row[3] == row[3])
     said = [
         f"{beyond} of {len(heads.rows)} heads are more recent than every null; means over heads hide this.",
-        f"{decaying} of {len(fits.rows)} heads show a decay at all; the others are flat or have only a "
+        f"{decaying} of {len(own)} heads show a decay at all; the others are flat or have only a "
         "newest-frame spike.",
     ]
     said += [

@@ -111,10 +111,18 @@ class Data:
 
 @dataclass(frozen=True)
 class Reproduce:
-    """How to get the same numbers again."""
+    """How to get the same numbers again.
+
+    Attributes:
+        run_time_s, cpu_time_s: wall-clock and processor seconds of this run.
+        reused: share of the results per stream that were read from an earlier run's files.
+        expected: a number to compare with, and its tolerance.
+    """
 
     command: str
     run_time_s: float
+    cpu_time_s: float
+    reused: float
     expected: str
 
 

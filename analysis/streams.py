@@ -19,6 +19,7 @@ from hermes_lab.policies.base import Policy
 from hermes_lab.session import StreamSession
 from hermes_lab.tokens import Role
 from hermes_lab.worlds import DEV_SEEDS, HELD_OUT_SEEDS, TYPES, Horizon, Question, World, horizon_of
+from hermes_lab.worlds.questions import LONG_MIN_AGE_FRAMES
 
 Camera = Literal["still", "pan", "panzoom"]
 Transform = Literal[
@@ -30,8 +31,8 @@ HORIZONS: tuple[Horizon, ...] = ("now", "recent", "long")
 FIRST_DEVELOPMENT = DEV_SEEDS.start + 500_000
 FIRST_HELD_OUT = HELD_OUT_SEEDS.start + 700_000
 SELECTION_RULE = (
-    f"consecutive world seeds from {FIRST_DEVELOPMENT} (development) and {FIRST_HELD_OUT} (held out), "
-    "none left out, disjoint from training seeds"
+    f"consecutive world seeds from {FIRST_DEVELOPMENT} (development) and {FIRST_HELD_OUT} (held out), less "
+    "those with no question of some horizon after the last frame; disjoint from training seeds"
 )
 
 
@@ -69,7 +70,11 @@ class Stream:
         for horizon in HORIZONS:
             weights = {t: float(horizon_of(t) == horizon) for t in TYPES}
             pool = self.world.questions(
-                rng, times=[self.frames - 1], per_time=6 * per_horizon, weights=weights
+                rng,
+                times=[self.frames - 1],
+                per_time=6 * per_horizon,
+                weights=weights,
+                min_age_frames=min(LONG_MIN_AGE_FRAMES, self.frames // 4),
             )
             first = {q.type: q for q in reversed(pool)}
             texts = {q.text for q in first.values()}
@@ -88,14 +93,27 @@ def _render(seed: int, frames: int, camera: Camera) -> npt.NDArray[np.uint8]:
     return np.ascontiguousarray(_world(seed, frames, camera).render())
 
 
-def development(count: int, frames: int, camera: Camera = "still") -> tuple[Stream, ...]:
+def development(count: int, frames: int) -> tuple[Stream, ...]:
     """Streams on which choices may be made."""
-    return tuple(Stream(FIRST_DEVELOPMENT + i, frames, camera) for i in range(count))
+    return _consecutive(FIRST_DEVELOPMENT, count, frames)
 
 
-def held_out(count: int, frames: int, camera: Camera = "still") -> tuple[Stream, ...]:
+def held_out(count: int, frames: int) -> tuple[Stream, ...]:
     """Streams on which claims are tested."""
-    return tuple(Stream(FIRST_HELD_OUT + i, frames, camera) for i in range(count))
+    return _consecutive(FIRST_HELD_OUT, count, frames)
+
+
+@lru_cache(maxsize=32)
+def _consecutive(first: int, count: int, frames: int) -> tuple[Stream, ...]:
+    """Streams of consecutive seeds that can be asked about every horizon (`SELECTION_RULE`)."""
+    found: list[Stream] = []
+    for seed in range(first, first + 20 * count + 20):
+        stream = Stream(seed, frames)
+        if {q.horizon for q in stream.questions(1)} == set(HORIZONS):
+            found.append(stream)
+            if len(found) == count:
+                return tuple(found)
+    raise LabError(f"Streams of {frames} frames are too short for questions of every horizon.")
 
 
 # --- feeding -----------------------------------------------------------------------------------

@@ -195,7 +195,7 @@ def a_result(**changes) -> StudyResult:
         negatives=("none so far",),
         robustness=("leave one out: 1.9 to 2.1",),
         analyses=3,
-        reproduce=Reproduce("hermes-lab study recency", 3.0, "2.0 within 0.1"),
+        reproduce=Reproduce("hermes-lab study recency", 3.0, 2.0, 0.0, "2.0 within 0.1"),
         scope="A test.",
         covers=("nulls", "per_head"),
     )  # fmt: skip

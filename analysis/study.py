@@ -1,0 +1,243 @@
+"""Run one study or all of them on any model that loads, and write the report.
+
+    hermes-lab study all --model pocket --out reports/pocket
+
+Results per stream lie in `OUT/cache`, each written whole: a run that was killed goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import hermes_lab
+from analysis import report
+from analysis.claims import Verdict
+from analysis.codec import to_plain
+from analysis.context import Progress, Settings, StudyContext
+from analysis.nulls import random_twin
+from analysis.planted import planted_lab
+from analysis.report import Control, Report
+from analysis.result import StudyResult
+from hermes_lab.errors import LabError, nearest
+from hermes_lab.lab import Lab
+
+logger = logging.getLogger(__name__)
+
+STUDIES = (
+    "recency", "anchors", "bands", "knockout", "contribution", "guidance", "consequence", "information_flow",
+)  # fmt: skip
+STRUCTURAL = ("recency", "anchors", "bands")
+COMPANIONS: dict[str, tuple[str, ...]] = {"pocket": ("pocket-s1", "pocket-s2", "pocket-mrope")}
+"""Models on which a report's claims are asked again, where they are there: other seeds, another family."""
+UNTRAINED_SEED = 1000  # apart from the seeds of the nulls
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run gives back to the command line: the report and where it lies."""
+
+    report: Report
+    folder: Path
+
+    def to_json(self) -> dict[str, Any]:
+        """Verdicts and paths, as plain data."""
+        return {
+            "model": self.report.model,
+            "report": str(self.folder / "report.html"),
+            "json": str(self.folder / "report.json"),
+            "findings": [
+                {
+                    "study": result.study,
+                    "claim": f.claim.key,
+                    "verdict": f.verdict.value,
+                    "estimate": to_plain(f.estimate),
+                    "because": f.because,
+                }
+                for result in self.report.studies
+                for f in result.findings
+            ],
+        }
+
+    def __str__(self) -> str:
+        lines = [
+            f"{f.verdict.value:14}{f.claim.key:36}{f.because}"
+            for result in self.report.studies
+            for f in result.findings
+        ]
+        return "\n".join([*lines, "", f"Report: {self.folder / 'report.html'}"])
+
+
+def run(
+    name: str,
+    model: str = "pocket",
+    out: str | Path = "reports/latest",
+    quick: bool = False,
+    *,
+    progress: Progress | None = None,
+    settings: Settings | None = None,
+) -> Outcome:
+    """Run one study, or "all", and write HTML, JSON and CSV.
+
+    Args:
+        name: one of `STUDIES`, or "all".
+        model: anything that `hermes_lab.load` takes; "planted" for the positive control; "random:NAME" for an
+            untrained network of a model's architecture.
+        out: folder of the report, made if missing; an earlier run's results per stream there are used again.
+        quick: fewer and shorter streams.
+        progress: receives (what, done, total); default: progress bars on a terminal.
+        settings: how much to run, instead of the two standard amounts.
+
+    Raises:
+        LabError: unknown study or model.
+    """
+    chosen = STUDIES if name == "all" else (name,)
+    if chosen[0] not in STUDIES:
+        raise LabError(f"There is no study {name!r}: {nearest(name, (*STUDIES, 'all'))}")
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    amount = settings or (Settings.quick() if quick else Settings())
+    command = f"hermes-lab study {name} --model {model} --out {folder}{' --quick' if quick else ''}"
+    with reporting(progress) as tell:
+        lab = load_lab(model)
+        context = StudyContext(lab, folder, amount, quick, tell, command)
+        results = [run_study(study, context) for study in chosen]
+        controls: list[Control] = []
+        if name == "all" and not quick:
+            small = settings or Settings.quick()
+            controls += method_controls(folder, small, tell)
+            controls += replications(model, folder, small, tell)
+    made = report.build(lab.name, results, controls, command)
+    report.write(made, folder)
+    return Outcome(made, folder)
+
+
+def run_all(
+    model: str = "pocket", out: str | Path = "reports/latest", quick: bool = False
+) -> Outcome:
+    """All studies; see `run`."""
+    return run("all", model, out, quick)
+
+
+def run_study(name: str, context: StudyContext) -> StudyResult:
+    """One study on a context, checked."""
+    context.begin()
+    tell = context.progress
+    labelled = replace_progress(
+        context, lambda what, done, total: tell(f"{name}: {what}", done, total)
+    )
+    result: StudyResult = importlib.import_module(f"analysis.{name}").run(labelled)
+    result.validate()
+    return result
+
+
+def replace_progress(context: StudyContext, progress: Progress) -> StudyContext:
+    """The same context - with its caches - reporting elsewhere."""
+    other = object.__new__(StudyContext)
+    other.__dict__.update(context.__dict__)
+    other.progress = progress
+    return other
+
+
+def load_lab(model: str) -> Lab:
+    """A model by name; "planted" and "random:NAME" are made here."""
+    if model == "planted":
+        return planted_lab()
+    if model.startswith("random:"):
+        name = model.removeprefix("random:")
+        twin = random_twin(load_lab(name).adapter, UNTRAINED_SEED)
+        return Lab(replace(twin, name=f"untrained {name}"))
+    return hermes_lab.load(model)
+
+
+# --- controls of the method, and other models ---------------------------------------------------------
+EXPECTED: dict[str, dict[str, Verdict]] = {
+    "planted": {
+        "recency-shallow": Verdict.SUPPORTED,
+        "recency-beyond-position": Verdict.NOT_SUPPORTED,
+        "recency-falls-with-depth": Verdict.SUPPORTED,
+        "anchors-deep": Verdict.SUPPORTED,
+        "anchors-rise-with-depth": Verdict.SUPPORTED,
+    },
+    "random:planted": {
+        "recency-shallow": Verdict.NOT_SUPPORTED,
+        "recency-beyond-position": Verdict.NOT_SUPPORTED,
+        "recency-falls-with-depth": Verdict.NOT_SUPPORTED,
+        "anchors-deep": Verdict.NOT_SUPPORTED,
+        "anchors-rise-with-depth": Verdict.NOT_SUPPORTED,
+    },
+}
+"""What the studies must say of the model that holds the findings by construction, and of one that holds none.
+
+The planted recency is made by rotary positions alone, so "beyond position" must be denied there as well.
+"""
+
+
+def method_controls(folder: Path, settings: Settings, progress: Progress) -> list[Control]:
+    """Structural claims on the planted and on an untrained model, beside what must come out."""
+    rows: list[Control] = []
+    for model, expected in EXPECTED.items():
+        context = StudyContext(
+            load_lab(model), folder / "controls", settings, True, progress, f"study --model {model}"
+        )
+        for study in ("recency", "anchors"):
+            for f in run_study(study, context).findings:
+                must = expected.get(f.claim.key)
+                if must is not None:
+                    kind = "positive control" if model == "planted" else "negative control"
+                    rows.append(Control.of(kind, context.lab.name, f, must))
+    return rows
+
+
+def replications(model: str, folder: Path, settings: Settings, progress: Progress) -> list[Control]:
+    """The structural and causal claims on other seeds and another family of the same model, where there are any."""
+    rows: list[Control] = []
+    for name in COMPANIONS.get(model, ()):
+        try:
+            lab = load_lab(name)
+        except LabError as error:
+            logger.info("No replication on %s: %s", name, error)
+            continue
+        context = StudyContext(
+            lab, folder / "controls", settings, True, progress, f"study --model {name}"
+        )
+        for study in (*STRUCTURAL, "knockout", "consequence"):
+            for f in run_study(study, context).findings:
+                rows.append(Control.of("replication", name, f, None))
+    return rows
+
+
+@contextmanager
+def reporting(progress: Progress | None) -> Generator[Progress]:
+    """The given progress callback, or bars on a terminal's standard error, or nothing."""
+    if progress is not None:
+        yield progress
+        return
+    if not sys.stderr.isatty():
+        yield lambda what, done, total: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Bars
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with Bars(*columns, console=Console(stderr=True)) as bars:
+        tasks: dict[str, Any] = {}
+
+        def tell(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bars.add_task(what, total=total)
+            bars.update(tasks[what], completed=done, total=total)
+
+        yield tell
