@@ -62,13 +62,13 @@ class Recipe:
     """
 
     perception_minutes: float = 7.0
-    decoder_minutes: float = 43.0
+    decoder_minutes: float = 34.5
     stages: tuple[Stage, ...] = (
         Stage(8, 16, 32, 0.06),
         Stage(16, 10, 48, 0.08),
-        Stage(32, 4, 48, 0.42),
-        Stage(64, 2, 72, 0.21),
-        Stage(128, 2, 72, 0.23),
+        Stage(32, 4, 48, 0.54),
+        Stage(64, 2, 72, 0.16),
+        Stage(128, 1, 96, 0.16),
     )
     type_weights: tuple[tuple[str, float], ...] = (
         ("long_before", 0.5),
@@ -77,7 +77,7 @@ class Recipe:
     )
     muon_lr: float = 3e-3
     adam_lr: float = 2e-3
-    decay_from: float = 0.55
+    decay_from: float = 0.64
     ema_half_life_steps: float = 60.0
     gap_p: float = 0.5
     gap_reach_tokens: int = 2400
