@@ -64,7 +64,9 @@ def test_committed_outputs_are_whole_and_small(path: Path) -> None:
 @pytest.mark.notebook
 @pytest.mark.parametrize("path", [*LESSONS, *SOLUTIONS], ids=_name)
 def test_it_runs(path: Path) -> None:
-    spec = importlib.util.spec_from_file_location("docs_notebooks", ROOT / "scripts" / "docs_notebooks.py")
+    spec = importlib.util.spec_from_file_location(
+        "docs_notebooks", ROOT / "scripts" / "docs_notebooks.py"
+    )
     assert spec is not None and spec.loader is not None
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)

@@ -8,6 +8,7 @@ import re
 import shlex
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 import typer
@@ -138,3 +139,18 @@ def test_quoted_sentences_are_those_of_the_code() -> None:
     assert len(quoted) >= 20
     known = _sentences()
     assert [q for q in quoted if not any(q in sentence for sentence in known)] == []
+
+
+# --- diagrams ----------------------------------------------------------------------------------------
+@pytest.mark.parametrize("path", sorted((ROOT / "docs").rglob("diagrams/*.svg")), ids=_name)
+def test_diagrams_can_be_read_in_the_dark_and_aloud(path: Path) -> None:
+    picture = ElementTree.parse(path).getroot()
+    space = "{http://www.w3.org/2000/svg}"
+    assert (picture.findtext(f"{space}title") or "") and (picture.findtext(f"{space}desc") or "")
+    assert "prefers-color-scheme: dark" in (picture.findtext(f"{space}style") or "")
+    background = picture.find(f"{space}rect[@class='bg']")
+    assert background is not None
+    assert (background.get("width"), background.get("height")) == (
+        picture.get("width"),
+        picture.get("height"),
+    )

@@ -54,7 +54,9 @@ def test_blocks_are_found() -> None:
 @pytest.mark.parametrize("page", WITH_CODE, ids=_name)
 def test_blocks_that_are_not_run_say_why(page: Path) -> None:
     for block in blocks(page.read_text(encoding="utf-8")):
-        assert block.info in ("", "no-run") or TITLE.fullmatch(block.info), f"{_name(page)}:{block.line}"
+        assert block.info in ("", "no-run") or TITLE.fullmatch(block.info), (
+            f"{_name(page)}:{block.line}"
+        )
         if block.info == "no-run":
             compile(block.code, f"{_name(page)}:{block.line}", "exec")
             assert block.code.startswith(REASON), f"{_name(page)}:{block.line}"
@@ -66,7 +68,9 @@ def test_quoted_files_say_that(page: Path) -> None:
         title = TITLE.fullmatch(block.info)
         if title is not None:
             files = [folder / title[1] for folder in QUOTED_FROM if (folder / title[1]).exists()]
-            assert any(block.code in f.read_text(encoding="utf-8") for f in files), f"{_name(page)}:{block.line}"
+            assert any(block.code in f.read_text(encoding="utf-8") for f in files), (
+                f"{_name(page)}:{block.line}"
+            )
 
 
 @pytest.mark.parametrize("page", WITH_CODE, ids=_name)
