@@ -36,14 +36,14 @@ st.html(
 
 st.navigation(
     [
-        st.Page("pages/live.py", title="Live", icon=":material/play_circle:", default=True),
-        st.Page("pages/why.py", title="Why", icon=":material/help:"),
+        st.Page("views/live.py", title="Live", icon=":material/play_circle:", default=True),
+        st.Page("views/why.py", title="Why", icon=":material/help:"),
         st.Page(
-            "pages/atlas.py", title="Attention atlas", icon=":material/grid_on:", url_path="atlas"
+            "views/atlas.py", title="Attention atlas", icon=":material/grid_on:", url_path="atlas"
         ),
-        st.Page("pages/lab.py", title="Policy lab", icon=":material/science:", url_path="lab"),
-        st.Page("pages/findings.py", title="Findings", icon=":material/fact_check:"),
-        st.Page("pages/recordings.py", title="Recordings", icon=":material/folder_open:"),
+        st.Page("views/lab.py", title="Policy lab", icon=":material/science:", url_path="lab"),
+        st.Page("views/findings.py", title="Findings", icon=":material/fact_check:"),
+        st.Page("views/recordings.py", title="Recordings", icon=":material/folder_open:"),
     ],
     position="top",
 ).run()

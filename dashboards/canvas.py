@@ -23,6 +23,7 @@ _CSS = """
 .box { position: relative; font: 12px sans-serif; color: var(--st-text-color); }
 canvas, img { display: block; width: 100%; outline-offset: 2px; cursor: crosshair; }
 img { width: auto; max-width: 100%; }
+img + .tip { white-space: normal; }
 .tip { min-height: 16px; padding: 2px 0; opacity: .85; white-space: nowrap; overflow: hidden; }
 .axis { position: relative; height: 14px; opacity: .75; }
 .axis span { position: absolute; white-space: nowrap; }

@@ -5,13 +5,15 @@ from __future__ import annotations
 import streamlit as st
 
 from analysis.claims import Finding, Verdict
-from analysis.result import StudyResult, Table, checklist
+from analysis.report import Report
+from analysis.result import FigureSpec, StudyResult, Table
 from dashboards import state
 from dashboards.furniture import about, chart, offer
-from dashboards.reports import Report
+from dashboards.reports import reports_folder
 from dashboards.resources import things
 from hermes_lab import figures
 from hermes_lab.errors import LabError
+from hermes_lab.figures import studies
 from hermes_lab.figures.claims import Row, forest
 from hermes_lab.tokens import Role
 
@@ -27,12 +29,11 @@ ROLES = {
 }
 
 
-def report(found: Report, view: state.ViewState) -> None:
+def report(found: Report, name: str, view: state.ViewState) -> None:
     """All claims at a glance, then one study whole."""
-    for problem in found.problems:
-        st.warning(problem)
-    if not found.studies:
-        st.info("The report holds no study that can be read.")
+    st.caption(f"About **{found.model}**, made by `{found.command}`.")
+    if not any(s.findings for s in found.studies):
+        st.info("The report holds no claim.")
         return
     rows = [
         {
@@ -63,10 +64,15 @@ def report(found: Report, view: state.ViewState) -> None:
         return
     state.write(claim=key)
     result, finding = claims[key]
-    claim(result, finding, str(found.folder))
+    claim(result, finding, name)
     study(result)
+    with st.expander(f"Controls of the method and replications ({len(found.controls)})"):
+        for c in found.controls:
+            st.markdown(
+                f"- {c.kind}, {c.model}, {c.claim}: **{c.verdict.value}** ({c.estimate}). {c.because}"
+            )
     with st.expander("Checklist of the whole report"):
-        for item in checklist(found.studies):
+        for item in found.checklist:
             where = ", ".join(item.where) or "nobody"
             st.markdown(
                 f"{item.number}. {'[x]' if item.satisfied else '[ ]'} {item.title} ({where})"
@@ -78,7 +84,7 @@ def strongest(finding: Finding) -> str:
     return "-" if control is None else f"{control.name}: {control.estimate}"
 
 
-def claim(result: StudyResult, finding: Finding, folder: str) -> None:
+def claim(result: StudyResult, finding: Finding, report_name: str) -> None:
     """One claim: what it says, its number beside its nulls, and why the verdict."""
     said = finding.claim
     st.subheader(said.sentence, anchor=False)
@@ -102,8 +108,9 @@ def claim(result: StudyResult, finding: Finding, folder: str) -> None:
     chart(
         forest(rows, said.reference), key="findings-forest", name=said.key,
         alt=f"Estimate and controls of the claim: {said.sentence}",
-        code=f"from dashboards.reports import read_report\nfrom hermes_lab.figures.claims import forest\n\n"
-        f"# {folder}\nrows = {rows!r}\nforest(rows, {said.reference!r}).show()",
+        code=f"from analysis.report import read\nfrom hermes_lab.figures.claims import forest\n\n"
+        f"report = read({str(reports_folder() / report_name / 'report.json')!r})\n"
+        f"rows = {rows!r}\nforest(rows, {said.reference!r}).show()",
         rows=(("name", "role", "value", "low", "high"), rows),
     )  # fmt: skip
     about(
@@ -131,27 +138,26 @@ def study(result: StudyResult) -> None:
         st.markdown(
             f"**Analyses looked at.** {result.analyses}. **Again:** `{result.reproduce.command}`"
         )
-        for drawn in result.figures:
-            figure(result, drawn.name)
+        for spec in result.figures:
+            figure(result, spec)
         for table in result.tables:
             data_table(result, table)
 
 
-def figure(result: StudyResult, name: str) -> None:
-    """A figure of the study, drawn by the function that its report names."""
-    from hermes_lab.figures import studies
-
-    spec = next(f for f in result.figures if f.name == name)
-    draw = getattr(studies, spec.function, None)
-    if draw is None:
-        st.caption(
-            f"Figure {spec.title!r} needs {spec.function}, which this version does not have."
-        )
-        return
+def figure(result: StudyResult, spec: FigureSpec) -> None:
+    """A figure of the study, drawn by the function that its report names, from the report's own numbers."""
     tables = [result.table(t) for t in spec.tables]
+    columns = [{c: t.column(c) for c in t.columns} for t in tables]
+    try:
+        drawn = studies.draw(spec.function, columns, **dict(spec.options))
+    except LabError as error:
+        st.caption(str(error))
+        return
     chart(
-        draw(*tables, **dict(spec.options)), key=f"findings-{result.study}-{name}", name=f"{result.study}-{name}",
-        alt=spec.title, code=f"from hermes_lab.figures import studies\n\nstudies.{spec.function}(*tables)",
+        drawn, key=f"findings-{result.study}-{spec.name}", name=f"{result.study}-{spec.name}", alt=spec.title,
+        code=f"from hermes_lab.figures import studies\n\n"
+        f"columns = [{{c: t.column(c) for c in t.columns}} for t in map(result.table, {spec.tables!r})]\n"
+        f"studies.draw({spec.function!r}, columns, **{dict(spec.options)!r}).show()",
         rows=(tables[0].columns, tables[0].rows),
     )  # fmt: skip
     about(spec.shows, spec.cannot_tell)
@@ -190,7 +196,7 @@ def knockout() -> None:
     st.session_state.setdefault("knock-layers", (0, layers - 1))
     low, high = left.slider("Layers", 0, layers - 1, key="knock-layers") if layers > 1 else (0, 0)
     if frames > 1:
-        st.session_state.setdefault("knock-frames", (0, (frames - 1) // 4))
+        st.session_state.setdefault("knock-frames", (3 * (frames - 1) // 4, frames - 1))
         first, last = right.slider("Frames", 0, frames - 1, key="knock-frames")
     else:
         first = last = 0

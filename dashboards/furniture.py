@@ -14,12 +14,12 @@ from hermes_lab.errors import LabError
 from hermes_lab.figures import CONFIG, to_html
 
 PAGES = {
-    "live": "pages/live.py",
-    "why": "pages/why.py",
-    "atlas": "pages/atlas.py",
-    "lab": "pages/lab.py",
-    "findings": "pages/findings.py",
-    "recordings": "pages/recordings.py",
+    "live": "views/live.py",
+    "why": "views/why.py",
+    "atlas": "views/atlas.py",
+    "lab": "views/lab.py",
+    "findings": "views/findings.py",
+    "recordings": "views/recordings.py",
 }
 
 

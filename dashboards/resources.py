@@ -74,7 +74,8 @@ class SessionThings:
                 next(iter(source))
         except VideoError as error:
             path.unlink()
-            raise VideoError(str(error).replace(path.name, name)) from error
+            said = str(error).replace(str(path), name).replace(path.name, name)
+            raise VideoError(said) from error
         return path
 
     def close(self) -> None:

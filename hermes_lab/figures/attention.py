@@ -137,8 +137,8 @@ def atlas(
             line={"color": "#D55E00", "width": 3},
         )  # fmt: skip
     styled(figure, title=title, x="head", y="layer", height=height or min(640, 110 + 26 * layers))
-    figure.update_yaxes(autorange="reversed", dtick=max(1, layers // 14))
-    figure.update_xaxes(dtick=max(1, heads // 14))
+    figure.update_yaxes(range=[layers - 0.5, -0.5], dtick=max(1, layers // 14), showgrid=False)
+    figure.update_xaxes(range=[-0.5, heads - 0.5], dtick=max(1, heads // 14), showgrid=False)
     return figure
 
 
@@ -181,7 +181,7 @@ def profile_tiles(summary: AttentionSummary, *, bins: int = 16, sinks: bool = Fa
         y="layer",
         height=min(640, 110 + 26 * layers),
     )
-    figure.update_yaxes(autorange="reversed", dtick=max(1, layers // 14))
+    figure.update_yaxes(range=[layers - 0.5, -0.5], dtick=max(1, layers // 14), showgrid=False)
     figure.update_xaxes(
         tickvals=[h * (bins + 1) + (bins - 1) / 2 for h in range(heads)],
         ticktext=[str(h) for h in range(heads)],

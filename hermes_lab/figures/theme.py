@@ -63,9 +63,9 @@ def styled(
 ) -> go.Figure:
     """Give a figure its titles, margins and font sizes; returns the same figure."""
     figure.update_layout(
-        title={"text": title, "font": {"size": 15}} if title else None,
+        title={"text": title, "font": {"size": 15}, "y": 0.98, "yanchor": "top"} if title else None,
         height=height,
-        margin={"l": 56, "r": 12, "t": 40 if title else 14, "b": 44},
+        margin={"l": 56, "r": 12, "t": 58 if title else 30, "b": 44},
         font={"size": 13},
         legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
         template="plotly_white",

@@ -74,7 +74,7 @@ def open_page(runs: Path) -> Iterator[Callable[..., AppTest]]:
         for name, value in params.items():
             app.query_params[name] = value
         if page != "live":
-            app.switch_page(f"pages/{page}.py")
+            app.switch_page(f"views/{page}.py")
         app.run()
         opened.append(app)
         return app

@@ -112,7 +112,7 @@ def test_a_broken_upload_is_one_sentence(open_page, data: bytes) -> None:
     app.selectbox(key="w_source_kind").set_value("Upload").run()
     app.file_uploader(key="w_upload").set_value(("holiday.mp4", data, "video/mp4")).run()
     sound(app)
-    (error,) = [e.value for e in app.error]
+    (error,) = {e.value for e in app.error}
     assert "holiday.mp4" in error
     assert "Traceback" not in error
     assert next(b for b in app.button if b.label == "Start").disabled
@@ -143,12 +143,12 @@ def test_policies_are_compared_beside_their_companions(open_page, runs: Path) ->
 
 
 def test_tokens_of_the_running_stream_are_knocked_out_beside_random_ones(stream: AppTest) -> None:
-    stream.switch_page("pages/findings.py").run()
+    stream.switch_page("views/findings.py").run()
     sound(stream)
     stream.text_input(key="knock-question").set_value("what is there").run()
     press(stream, "Knock out")
     assert "log-probability moves by" in text_of(stream)
-    stream.switch_page("pages/atlas.py").run()
+    stream.switch_page("views/atlas.py").run()
     sound(stream)
     stream.button_group(key="atlas-weighting").set_value("value-weighted").run()
     press(stream, "Read it")

@@ -29,6 +29,6 @@ with report_tab:
         except LabError as error:
             refuse(error)
         else:
-            panels.report(report, view)
+            panels.report(report, name, view)
 with knockout_tab:
     panels.knockout()
