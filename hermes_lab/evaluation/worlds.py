@@ -17,7 +17,7 @@ from hermes_lab.pocket.branches import answer_logits, watch
 from hermes_lab.pocket.config import Recipe
 from hermes_lab.pocket.shipped import names, trained_frames
 from hermes_lab.session import StreamSession
-from hermes_lab.worlds import HELD_OUT_SEEDS, TYPES, Question, World
+from hermes_lab.worlds import HELD_OUT_SEEDS, TYPES, UNLEARNED, Question, World
 
 Progress = Callable[[int, int], None]
 FIRST_SEED = 1000
@@ -71,7 +71,7 @@ def evaluate_worlds(
         label = policy_text(policy, frames)
         records = _streamed(lab, seeds, frames, label, progress)
     stream, kind, right = (np.array(column) for column in zip(*records, strict=True))
-    by_horizon, by_type = score_by(right, kind, stream)
+    by_horizon, by_type = score_by(right, kind, stream, unlearned=UNLEARNED)
     return WorldsResult(
         model=lab.name,
         policy=label,
@@ -82,6 +82,7 @@ def evaluate_worlds(
         seconds=time.perf_counter() - begun,
         by_horizon=by_horizon,
         by_type=by_type,
+        unlearned=tuple(k for k in UNLEARNED if k in by_type),
     )
 
 

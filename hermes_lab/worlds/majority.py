@@ -61,10 +61,11 @@ def rebuild(worlds: int = 400, frames: int = 128) -> None:
     from hermes_lab.worlds.seeds import DEV_SEEDS
     from hermes_lab.worlds.world import World
 
+    every = dict.fromkeys(TYPES, 1.0)
     found: list[Question] = []
     for seed in DEV_SEEDS[:worlds]:
         times = np.random.default_rng([seed, 3]).integers(4, frames, 96).tolist()
-        found += World.generate(seed, frames).questions(seed, times)
+        found += World.generate(seed, frames).questions(seed, times, weights=every)
     types = {k: {"answer": b.answer, "share": round(b.share, 4)} for k, b in measure(found).items()}
     body = {"worlds": worlds, "frames": frames, "questions": len(found), "types": types}
     TABLE.write_text(json.dumps(body, indent=1) + "\n")

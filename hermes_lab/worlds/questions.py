@@ -445,6 +445,8 @@ _MAKERS: dict[str, Callable[[Ask], Found]] = {
     "long_counter_when": _long_counter_when,
 }
 TYPES: tuple[str, ...] = tuple(_MAKERS)
+UNLEARNED: tuple[str, ...] = ("long_order",)
+"""Types within five points of a blind answer on development worlds: asked, scored, and not shipped."""
 
 
 def horizon_of(type_: str) -> Horizon:

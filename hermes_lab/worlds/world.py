@@ -13,7 +13,7 @@ from jaxtyping import UInt8
 from hermes_lab.errors import LabError
 from hermes_lab.worlds import render as _render
 from hermes_lab.worlds.catalogue import COLOUR_NAMES, KINDS, SCENES
-from hermes_lab.worlds.questions import LONG_MIN_AGE_FRAMES, TYPES, Question, make
+from hermes_lab.worlds.questions import LONG_MIN_AGE_FRAMES, TYPES, UNLEARNED, Question, make
 from hermes_lab.worlds.schedule import Camera, Schedule, draw
 
 _TRIES = 30
@@ -99,12 +99,14 @@ class World:
         weights: Mapping[str, float] | None = None,
         min_age_frames: int = LONG_MIN_AGE_FRAMES,
     ) -> list[Question]:
-        """Draw `per_time` questions after each of `times` (default: every frame), types by weight.
+        """Draw `per_time` questions after each of `times` (default: every frame), types by weight
+        (default: all shipped types alike).
 
         A time at which too few types have an exact answer yields fewer questions.
         """
         rng = np.random.default_rng(rng) if isinstance(rng, int) else rng
-        chosen = dict.fromkeys(TYPES, 1.0) if weights is None else weights
+        shipped = [k for k in TYPES if k not in UNLEARNED]
+        chosen = dict.fromkeys(shipped, 1.0) if weights is None else weights
         names = [k for k, w in chosen.items() if w > 0]
         cumulative = np.cumsum([chosen[k] for k in names])
         found: list[Question] = []

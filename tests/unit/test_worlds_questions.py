@@ -131,7 +131,9 @@ def asked() -> list[tuple[World, Question]]:
     for seed in range(40):
         world = World.generate(seed, FRAMES)
         times = np.random.default_rng(seed).integers(10, FRAMES, 60).tolist()
-        found += [(world, q) for q in world.questions(seed, times)]
+        found += [
+            (world, q) for q in world.questions(seed, times, weights=dict.fromkeys(TYPES, 1.0))
+        ]
     return found
 
 

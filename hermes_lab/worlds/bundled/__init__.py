@@ -38,7 +38,14 @@ def truth_path() -> Path:
 def demo_questions() -> list[DemoQuestion]:
     """Two questions of each horizon, of six types, spread over the clip."""
     told = json.loads(truth_path().read_text(encoding="utf-8"))["questions"]
-    wanted = ["now_colour", "recent_appeared", "long_first", "long_colour", "recent_left", "now_kind"]
+    wanted = [
+        "now_colour",
+        "recent_appeared",
+        "long_first",
+        "long_colour",
+        "recent_left",
+        "now_kind",
+    ]
     found: list[DemoQuestion] = []
     for place, type_ in enumerate(wanted):
         due = FRAMES * (place + 1) / len(wanted)
