@@ -168,6 +168,12 @@ export default function (component) {
     return head.spots.findIndex(([x0, y0, x1, y1]) => x >= x0 && x < x1 && y >= y0 && y < y1);
   };
   const say = (n) => { tip.textContent = n >= 0 ? head.names[n] : head.hint; };
+  if (head.still) {
+    tip.textContent = head.hint;
+    image.style.cursor = 'default';
+    image.removeAttribute('tabindex');
+    return;
+  }
   if (!tip.textContent) tip.textContent = head.hint;
   image.onmousemove = (e) => say(spotAt(e));
   image.onmouseleave = () => say(-1);
@@ -262,6 +268,24 @@ def draw_picture(
         "width": width or picture.shape[1], "stamp": hash(png),
     }  # fmt: skip
     return _picture(data=_packed(head, png), key=key, on_spot_change=on_spot)
+
+
+def show_picture(
+    picture: npt.NDArray[np.uint8],
+    *,
+    key: str,
+    alt: str,
+    caption: str = "",
+    width: int | None = None,
+) -> None:
+    """A picture that changes several times a second: its bytes travel with the page, not as a file that is gone by
+    the time that a slow browser asks for it (as those of `st.image` are)."""
+    png = png_bytes(picture)
+    head = {
+        "spots": [], "names": [], "alt": alt, "hint": caption, "across": 1, "width": width or picture.shape[1],
+        "stamp": hash(png), "still": True,
+    }  # fmt: skip
+    _picture(data=_packed(head, png), key=key, on_spot_change=lambda: None)
 
 
 def png_bytes(picture: npt.NDArray[np.uint8]) -> bytes:

@@ -9,7 +9,7 @@ import numpy as np
 import streamlit as st
 
 from dashboards import state
-from dashboards.canvas import draw_picture, draw_strip
+from dashboards.canvas import draw_picture, draw_strip, show_picture
 from dashboards.furniture import about, chart, go_to, offer
 from dashboards.resources import retention_of
 from dashboards.scene import Scene
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from dashboards.worker import StreamWorker, View
 
 FILM_FRAMES = 10
+FRAME_PX = 160
 UNBOUNDED = 2**31 - 1  # as in `hermes_lab.policies.base`, whose import takes torch
 
 
@@ -91,8 +92,12 @@ def frame_now(scene: Scene, now_s: float | None, view: View | None) -> None:
     if picture is None:
         st.caption(f"{text}: no picture was recorded")
     else:
-        st.image(
-            picture, caption=text, width="stretch", alt=f"The newest frame of the stream, {text}"
+        show_picture(
+            picture,
+            key="live-frame",
+            width=FRAME_PX,
+            caption=text,
+            alt=f"The newest frame of the stream, {text}",
         )
 
 
@@ -235,9 +240,10 @@ def messages(worker: StreamWorker, view: View) -> None:
 def waiting(view: View) -> None:
     """Before the first step there is only the frame that came."""
     if view.image is not None:
-        st.image(
+        show_picture(
             view.image,
-            width=192,
+            key="live-first",
+            width=FRAME_PX,
             caption=f"{view.waiting} frames wait for the first chunk",
             alt="The newest frame",
         )
@@ -248,11 +254,11 @@ def live_answers(scene: Scene, view: View) -> None:
     if view.answering is not None:
         with st.chat_message("assistant"):
             st.markdown(view.answering or "...")
-    for answer in reversed(view.answers[-4:]):
-        conversation(answer, scene)
+    for place, answer in reversed([*enumerate(view.answers)][-4:]):
+        conversation(answer, scene, place)
 
 
-def conversation(answer: Answer, scene: Scene | None) -> None:
+def conversation(answer: Answer, scene: Scene | None, place: int = 0) -> None:
     """One question, its answer, its cost, and the frames that it attended to most."""
     with st.chat_message("user"):
         st.markdown(answer.question)
@@ -264,10 +270,10 @@ def conversation(answer: Answer, scene: Scene | None) -> None:
             f"cache. Likeliest first words: {tops}."
         )
         if answer.attention is not None and scene is not None:
-            attended(answer, scene)
+            attended(answer, scene, place)
 
 
-def attended(answer: Answer, scene: Scene) -> None:
+def attended(answer: Answer, scene: Scene, place: int) -> None:
     """The frames with most of the question's attention, as pictures."""
     assert answer.attention is not None
     mass = figures.frame_shares(answer.attention, sinks=False).mean((0, 1))
@@ -279,9 +285,9 @@ def attended(answer: Answer, scene: Scene) -> None:
     full = np.ones((len(best), 1, 1), np.float32)
     captions = [f"{f}: {mass[f]:.0%}" for f in best]
     picture, _ = figures.filmstrip(pictures, full, captions, height_px=64)
-    st.image(
+    show_picture(
         picture,
-        width="content",
+        key=f"live-attended-{answer.step}-{hash(answer.question)}-{place}",
         alt=f"Frames that the question attended to most: {', '.join(captions)}",
         caption="Frames with most attention (mean over layers and heads; the atlas shows each head).",
     )
