@@ -130,7 +130,9 @@ def stream_attention(
     current = _RUNNING.get()
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     if current is None:
-        mask = attention_mask if attention_mask is not None else _causal(query, key, None, {})
+        mask = attention_mask
+        if mask is None:
+            mask = _causal(query.shape[2], key.shape[2], query.device, None, {})
         return _sdpa(query, key, value, mask, scale), None
     layer = int(cast(Any, module).layer_idx)
     point = f"blocks.{layer}.attn."
@@ -138,18 +140,23 @@ def stream_attention(
         query = _fire_swapped(current, point + "hook_rot_q", query)
     if current.listening(point + "hook_rot_k"):
         key = _edit_new_keys(current, layer, point + "hook_rot_k", key, query.shape[2])
-    mask = _mask(current, layer, query, key)
+    mask = mask_of(current, layer, query, key.shape[2])
     if current.listening(point + "hook_attn_scores") or current.listening(point + "hook_pattern"):
-        pattern = _pattern(query, key, mask, scale, current.board, point)
+        board = current.board
+        assert board is not None
+        pattern = pattern_of(
+            query, key, mask, scale,
+            lambda scores: board.fire(point + "hook_attn_scores", scores),
+            lambda rows: board.fire(point + "hook_pattern", rows),
+        )  # fmt: skip
         if current.on_rows is not None and current.rows is not None:
             current.on_rows(layer, pattern[0, :, current.rows].float())
         if current.on_received is not None:
             current.on_received(layer, pattern[0].float().sum(1))
-        values = value.repeat_interleave(query.shape[1] // value.shape[1], 1)
-        return (pattern.to(values.dtype) @ values).transpose(1, 2).contiguous(), None
+        return weigh(pattern, value), None
     if current.on_rows is not None and current.rows is not None:
         some = _rows(mask, current.rows, query.shape[2], key)
-        current.on_rows(layer, _pattern(query[:, :, current.rows], key, some, scale)[0])
+        current.on_rows(layer, pattern_of(query[:, :, current.rows], key, some, scale)[0])
     if current.on_received is not None:
         current.on_received(layer, _received(query, key, mask, scale))
     return _sdpa(query, key, value, mask, scale), None
@@ -158,34 +165,42 @@ def stream_attention(
 AttentionInterface.register(NAME, stream_attention)
 
 
+def current_pass() -> Pass | None:
+    """The pass that is being served in this context."""
+    return _RUNNING.get()
+
+
 def _causal(
-    query: Tensor, key: Tensor, block: Tensor | None, memo: dict[tuple[int, int], Tensor]
+    new: int,
+    tokens: int,
+    device: torch.device,
+    block: Tensor | None,
+    memo: dict[tuple[int, int], Tensor],
 ) -> Bool[Tensor, "1 1 new token"] | None:
     """Lower-right causal mask; None where SDPA's own (upper-left) causality or no mask is right."""
-    new, tokens = query.shape[2], key.shape[2]
     if new == 1 or (new == tokens and block is None):
         return None
     mask = memo.get((new, tokens))
     if mask is None:
-        mask = torch.ones(new, tokens, dtype=torch.bool, device=query.device).tril_(tokens - new)
+        mask = torch.ones(new, tokens, dtype=torch.bool, device=device).tril_(tokens - new)
         if block is not None:
             mask[:, tokens - new :] &= block.to(mask.device)
         memo[new, tokens] = mask
     return mask[None, None]
 
 
-def _mask(
-    current: Pass, layer: int, query: Tensor, key: Tensor
+def mask_of(
+    current: Pass, layer: int, query: Float[Tensor, "1 query_head new dim"], tokens: int
 ) -> Bool[Tensor, "1 _ _ token"] | None:
-    new, tokens = query.shape[2], key.shape[2]
-    mask = _causal(query, key, current.block_mask, current.masks)
-    state = current.cache.stream_layers[layer].state
-    cached = tokens - new
+    """Which of a layer's tokens each query may see; None: all up to its own, in order."""
+    heads, new, device = query.shape[1], query.shape[2], query.device
+    mask = _causal(new, tokens, device, current.block_mask, current.masks)
+    ids = current.cache.stream_layers[layer].state.ids[:, : tokens - new]
     for knockout in current.knockouts:
-        hidden = knockout.hidden(layer, current.kind, state.ids[:, :cached], query.shape[1])
+        hidden = knockout.hidden(layer, current.kind, ids, heads)
         if hidden is not None:
             visible = F.pad(~hidden, (0, new), value=True)[None, :, None]
-            mask = visible & _whole(mask, new, tokens, query.device)
+            mask = visible & _whole(mask, new, tokens, device)
     return mask
 
 
@@ -203,15 +218,20 @@ def _rows(mask: Tensor | None, rows: slice, new: int, key: Tensor) -> Tensor | N
     return mask if mask is None or mask.shape[2] == 1 else mask[:, :, rows]
 
 
-def _pattern(
-    query: Tensor,
-    key: Tensor,
-    mask: Tensor | None,
+def pattern_of(
+    query: Float[Tensor, "1 query_head row dim"],
+    key: Float[Tensor, "1 kv_head token dim"],
+    mask: Bool[Tensor, "1 _ _ token"] | None,
     scale: float,
-    board: HookBoard | None = None,
-    point: str = "",
+    on_scores: Callable[[Tensor], Tensor] | None = None,
+    on_pattern: Callable[[Tensor], Tensor] | None = None,
 ) -> Float[Tensor, "1 query_head row token"]:
-    """Post-softmax attention in fp32, without expanding the cache to all query heads."""
+    """Post-softmax attention in fp32, without expanding the cache to all query heads.
+
+    Args:
+        mask: what each row may see; None: causal.
+        on_scores, on_pattern: may replace the masked scores and the pattern.
+    """
     batch, heads, rows, dim = query.shape
     groups = key.shape[1]
     grouped = query.float().reshape(batch, groups, heads // groups * rows, dim)
@@ -220,10 +240,18 @@ def _pattern(
         mask = _whole(None, rows, key.shape[2], key.device)
     if mask is not None:
         scores = scores.masked_fill(~mask, float("-inf"))
-    if board is None:
-        return scores.softmax(-1)
-    pattern = board.fire(point + "hook_attn_scores", scores).softmax(-1)
-    return board.fire(point + "hook_pattern", pattern)
+    if on_scores is not None:
+        scores = on_scores(scores)
+    pattern = scores.softmax(-1)
+    return pattern if on_pattern is None else on_pattern(pattern)
+
+
+def weigh(
+    pattern: Float[Tensor, "1 query_head row token"], value: Float[Tensor, "1 kv_head token dim"]
+) -> Float[Tensor, "1 row query_head dim"]:
+    """Values weighted by a pattern."""
+    values = value.repeat_interleave(pattern.shape[1] // value.shape[1], 1)
+    return (pattern.to(values.dtype) @ values).transpose(1, 2).contiguous()
 
 
 def _received(
@@ -233,7 +261,7 @@ def _received(
     new = query.shape[2]
     for start in range(0, new, RECEIVED_ROWS):
         rows = slice(start, min(start + RECEIVED_ROWS, new))
-        total += _pattern(query[:, :, rows], key, _rows(mask, rows, new, key), scale)[0].sum(1)
+        total += pattern_of(query[:, :, rows], key, _rows(mask, rows, new, key), scale)[0].sum(1)
     return total
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from hermes_lab.lens.activations import activation_cache
 from hermes_lab.lens.attribution import DirectAttribution, direct_attribution
+from hermes_lab.lens.bridge import SessionBridge, bridge
 from hermes_lab.lens.knockout import knockout
 from hermes_lab.lens.logits import LogitLens, answer_ids, logit_difference, logit_lens
 from hermes_lab.lens.patching import PatchSweep, patch, patch_sweep
@@ -19,9 +20,11 @@ __all__ = [
     "DirectAttribution",
     "LogitLens",
     "PatchSweep",
+    "SessionBridge",
     "ValueWeighted",
     "activation_cache",
     "answer_ids",
+    "bridge",
     "direct_attribution",
     "knockout",
     "logit_difference",

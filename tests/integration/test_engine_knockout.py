@@ -136,7 +136,7 @@ def test_without_knockouts_and_listeners_nothing_is_masked_or_computed(
 
         return count
 
-    for name in ("_pattern", "_received", "_rows", "_whole", "_fire_swapped", "_edit_new_keys"):
+    for name in ("pattern_of", "_received", "_rows", "_whole", "_fire_swapped", "_edit_new_keys"):
         monkeypatch.setattr(attention, name, counted(name))
     heard: list[object] = []
     both = Beside(*model, "fifo(budget_tokens=60)")
@@ -145,9 +145,9 @@ def test_without_knockouts_and_listeners_nothing_is_masked_or_computed(
     assert calls == []
     with both.session.hooks([("blocks.2.attn.hook_pattern", lambda p, hook: heard.append(hook))]):
         both.session.ask(QUESTION, max_new_tokens=1)
-    assert calls.count("_pattern") == 1 == len(heard)
+    assert calls.count("pattern_of") == 1 == len(heard)
     calls.clear()
     both.session.ask(QUESTION, max_new_tokens=1)
     assert calls == []
     both.session.ask(QUESTION, max_new_tokens=1, attention=True)
-    assert calls.count("_pattern") == both.lab.layers
+    assert calls.count("pattern_of") == both.lab.layers

@@ -1,0 +1,227 @@
+"""TransformerLens' own `TransformerBridge` on a session's weights and memory.
+
+The bridge wraps modules in place and re-implements attention for most families, so it gets a twin of the model:
+the same weights, other modules. Every layer is given the positions and the memory that the session's own pass
+gives it, hence the bridge's logits are the session's.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, cast
+from weakref import WeakKeyDictionary
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import AttentionInterface
+
+from hermes_lab.attention import Pass, current_pass, mask_of, pattern_of, running, weigh
+from hermes_lab.engine import Engine
+from hermes_lab.errors import LabError
+from hermes_lab.lens.fence import fenced
+from hermes_lab.lens.question_pass import NamesFilter, question_pass
+from hermes_lab.lens.twin import twin_of
+
+if TYPE_CHECKING:
+    from transformer_lens import ActivationCache
+    from transformer_lens.model_bridge import TransformerBridge
+
+    from hermes_lab.session import StreamSession
+
+NAME = "hermes_lab_bridge"
+FwdHooks = Sequence[tuple[str | Callable[[str], bool], Callable[..., Any]]]
+
+_BOOTED: WeakKeyDictionary[Engine, TransformerBridge] = WeakKeyDictionary()
+
+
+@dataclass(frozen=True)
+class SessionBridge:
+    """A `TransformerBridge` that reads a session's memory.
+
+    Attributes:
+        model: TransformerLens' bridge, with its own hook names (`model.hook_dict`). Edits in its hooks change
+            what it computes, never the session.
+        session: whose memory is read, as it is at each call.
+    """
+
+    model: TransformerBridge
+    session: StreamSession
+
+    def __call__(self, question: str) -> Float[Tensor, "1 new vocabulary"]:
+        """Logits of a question's turn; equal to the session's own."""
+        with self.reading(question) as (embeds, inputs):
+            return self.model(embeds, **inputs)
+
+    def run_with_cache(
+        self, question: str, names_filter: NamesFilter = None
+    ) -> tuple[Float[Tensor, "1 new vocabulary"], ActivationCache]:
+        """Logits of a question's turn, and its activations under the bridge's names."""
+        with self.reading(question) as (embeds, inputs):
+            return cast(Any, self.model).run_with_cache(embeds, names_filter=names_filter, **inputs)
+
+    def run_with_hooks(
+        self, question: str, fwd_hooks: FwdHooks
+    ) -> Float[Tensor, "1 new vocabulary"]:
+        """Logits of a question's turn with hooks on the bridge's hook points."""
+        with self.reading(question) as (embeds, inputs):
+            return cast(Any, self.model).run_with_hooks(embeds, fwd_hooks=list(fwd_hooks), **inputs)
+
+    @contextmanager
+    def reading(
+        self, question: str
+    ) -> Generator[tuple[Float[Tensor, "1 new hidden"], dict[str, Any]]]:
+        """Inputs of one forward of `model` inside the block: `model(embeds, **inputs)`, once.
+
+        Whatever of TransformerLens takes a model's inputs can be run so, `stop_at_layer` and the like included.
+        """
+        session, engine = self.session, self.session.engine
+        segment = engine.adapter.question(question)
+        seen = question_pass(session, question, ())
+        new = len(segment)
+        cache = engine.new_cache()
+        cache.states = [
+            replace(
+                state,
+                keys=None if state.keys is None else state.keys[:, :, : state.tokens - new],
+                values=None if state.values is None else state.values[:, :, : state.tokens - new],
+                ids=state.ids[:, : state.tokens - new],
+                positions=state.positions[..., : state.tokens - new],
+                carried={},
+                archive=(),
+            )
+            for state in seen.states
+        ]
+        positions = [state.positions[0, :, state.tokens - new :] for state in seen.states]
+        current = Pass(
+            cache=cache,
+            kind="question",
+            positions=positions,
+            tables=[
+                engine.rope.tables(where, layer, segment.embeds.dtype)
+                for layer, where in enumerate(positions)
+            ],
+            knockouts=tuple(session.knockouts),
+        )
+        first = positions[0][:, None] if engine.rope.axes == 3 else positions[0]
+        inputs = {"past_key_values": cache, "position_ids": first, "use_cache": True}
+        with torch.no_grad(), running(current):
+            yield segment.embeds[None], inputs
+
+
+def bridge(session: StreamSession) -> SessionBridge:
+    """TransformerLens' bridge on the same weights (no second copy in memory) and on this session's memory.
+
+    The session's own hooks stay silent in it. Do not call its `enable_compatibility_mode`: that folds norms
+    into the weights, and so makes a second copy of them. Where TransformerLens leaves attention to transformers
+    (Qwen-VL), its attention hooks are fired from here, so that edits count there too.
+
+    Raises:
+        LabError: TransformerLens knows no architecture like the model's.
+    """
+    engine = session.engine
+    if engine not in _BOOTED:
+        _BOOTED[engine] = _boot(engine)
+    return SessionBridge(_BOOTED[engine], session)
+
+
+def _boot(engine: Engine) -> TransformerBridge:
+    from hermes_lab.lens.architectures import architecture_for
+
+    architecture, adapter_class = architecture_for(engine.adapter)
+    with fenced([adapter_class]):
+        from transformer_lens.model_bridge import TransformerBridge
+        from transformer_lens.model_bridge.sources.transformers.source import boot
+
+        twin = twin_of(engine.adapter.model)
+        architectures = twin.config.architectures
+        twin.config.architectures = [architecture]  # a relative that TransformerLens knows
+        try:
+            model = boot(
+                engine.adapter.name or architecture,
+                hf_model=twin,
+                tokenizer=copy.deepcopy(engine.adapter.tokenizer),
+                dtype=engine.adapter.dtype,
+            )
+        except Exception as error:  # whatever another library's boot may raise
+            first_line = (str(error).splitlines() or [""])[0]
+            raise LabError(
+                f"TransformerLens cannot boot {engine.adapter.name or engine.adapter.family}: "
+                f"{type(error).__name__}: {first_line}. Use the session's own hooks instead."
+            ) from error
+        finally:
+            twin.config.architectures = architectures
+    assert isinstance(model, TransformerBridge)
+    for layer, block in enumerate(cast(Any, model).blocks):
+        block.attn.register_forward_pre_hook(_Placing(layer), with_kwargs=True)
+        if not _reimplements(block.attn):
+            block.attn.original_component.accepts_pattern_fn = True
+            block.attn.original_component.config._attn_implementation = NAME
+    return model
+
+
+def _reimplements(module: nn.Module) -> bool:
+    """Whether the bridge computes attention itself, in place of transformers' module."""
+    from transformer_lens.model_bridge.generalized_components.position_embeddings_attention import (
+        PositionEmbeddingsAttentionBridge,
+    )
+
+    return isinstance(module, PositionEmbeddingsAttentionBridge)
+
+
+class _Placing:
+    """Gives one layer of the bridge the rotary tables and the mask of the pass that is being served."""
+
+    def __init__(self, layer: int) -> None:
+        self._layer = layer
+
+    def __call__(
+        self, module: nn.Module, args: Any, kwargs: dict[str, Any]
+    ) -> tuple[Any, dict[str, Any]]:
+        current = current_pass()
+        if current is None:
+            return args, kwargs
+        hidden = cast(Tensor, kwargs["hidden_states"] if "hidden_states" in kwargs else args[0])
+        cos, sin = current.tables[self._layer]
+        given: dict[str, Any] = {
+            "position_embeddings": (cos.to(hidden.device), sin.to(hidden.device))
+        }
+        if not _reimplements(module):
+            return args, kwargs | given | {"bridged": module}
+        config = cast(Any, module).original_component.config
+        shape = hidden.new_empty(0).expand(1, config.num_attention_heads, hidden.shape[1], 0)
+        tokens = current.cache.stream_layers[self._layer].state.tokens + hidden.shape[1]
+        mask = mask_of(current, self._layer, shape, tokens)
+        return args, kwargs | given | {"attention_mask": mask}
+
+
+def bridged_attention(
+    module: nn.Module,
+    query: Float[Tensor, "1 query_head new dim"],
+    key: Float[Tensor, "1 kv_head token dim"],
+    value: Float[Tensor, "1 kv_head token dim"],
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    bridged: Any = None,
+    pattern_fn: Callable[[Tensor], Tensor] | None = None,
+    **_: Any,
+) -> tuple[Float[Tensor, "1 new query_head dim"], None]:
+    """Attention written out, through the bridge's hooks, where the bridge leaves attention to transformers."""
+    current = current_pass()
+    mask = attention_mask
+    if current is not None:
+        mask = mask_of(current, int(cast(Any, module).layer_idx), query, key.shape[2])
+    on_scores = None
+    if bridged is not None:
+        old = key.shape[2] - query.shape[2]
+        query = bridged.hook_rot_q(query)
+        key = torch.cat([key[:, :, :old], bridged.hook_rot_k(key[:, :, old:])], 2)
+        on_scores = bridged.hook_attn_scores
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    return weigh(pattern_of(query, key, mask, scale, on_scores, pattern_fn), value), None
+
+
+AttentionInterface.register(NAME, bridged_attention)
