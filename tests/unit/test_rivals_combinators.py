@@ -178,6 +178,19 @@ def test_composed_stages_choose_among_what_is_left() -> None:
             assert together.scores.terms["value_norm"][head][stage == 0].isnan().all()
 
 
+def test_three_stages() -> None:
+    """Each stage sees only what the one before it left, under the right ids."""
+    stages = ("fifo(budget_tokens=18)", "knorm(budget_tokens=12)", "value_norm(budget_tokens=5)")
+    composed = Composed(parts=stages)
+    (view,) = [layer_view(frames=6, per_head=True)]
+    (decision,) = decide(composed, [view])
+    for head in range(2):
+        newest = list(range(6, 24))
+        small = sorted(newest, key=lambda j: (float(view.keys[head, j].norm()), -j))[:12]
+        large = sorted(small, key=lambda j: (-float(view.values[head, j].norm()), -j))[:5]
+        assert decision.kept[head].tolist() == sorted(large)
+
+
 def test_composed_uses_the_last_stages_mixing_and_merging() -> None:
     """With a first stage that lets everything through, composing changes nothing."""
     hermes = get("hermes", budget_tokens=10)

@@ -99,10 +99,13 @@ def test_h2o_carries_its_sums_with_the_survivors() -> None:
 
 
 # --- SnapKV, TOVA, PyramidKV ----------------------------------------------------------------------
-def test_snapkv_pools_the_window_and_averages_the_group() -> None:
-    view = layer_view(frames=5, per_head=True, rows=4)
+@pytest.mark.parametrize(
+    "shown", [4, 6]
+)  # the window alone, or more rows than it (another part's window)
+def test_snapkv_pools_the_window_and_averages_the_group(shown: int) -> None:
+    view = layer_view(frames=5, per_head=True, rows=shown)
     found = scores("snapkv(window_tokens=4, kernel=5)", view)
-    rows, tokens = view.attention["chunk"], view.tokens
+    rows, tokens = view.attention["chunk"][:, -4:], view.tokens
     expected: Rows = []
     for head in range(2):
         line: list[float] = []
