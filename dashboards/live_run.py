@@ -61,8 +61,11 @@ def start_form(view: state.ViewState) -> None:
             state.write(recording=run_name if record else view.recording, step=None, layer=None)
         except LabError as error:
             st.error(str(error))
+        else:
+            st.rerun()  # the controls of a running stream were drawn for none
     if stop.button("Stop", width="stretch", disabled=running is None):
         things().stop()
+        st.rerun()
     if policy is not None:
         change_policy(full_spec(policy.config()), policy.config())
         with st.expander("Copy as Python"):

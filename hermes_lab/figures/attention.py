@@ -50,7 +50,7 @@ def frame_shares(summary: AttentionSummary, *, sinks: bool) -> Floats:
     if sinks:
         return mass
     total = mass.sum(-1, keepdims=True)
-    return np.divide(mass, total, out=np.zeros_like(mass), where=total > 0)
+    return np.divide(mass, total, out=np.zeros(mass.shape), where=total > 0)
 
 
 def head_scores(summary: AttentionSummary, held: HeldFrames, metric: Metric) -> Floats:
@@ -70,7 +70,8 @@ def head_scores(summary: AttentionSummary, held: HeldFrames, metric: Metric) -> 
             ratio = np.where(uniform[:, None] > 0, share / uniform[:, None], 0.0)
             score = ratio.max(-1)
         elif metric == "sink":
-            return np.asarray(summary.sink_share, float) * np.asarray(summary.visible)[:, None]
+            visible = np.asarray(summary.visible, float)[:, None]
+            return np.asarray(summary.sink_share, float) * visible
         else:
             return (
                 np.asarray(summary.entropy, float)

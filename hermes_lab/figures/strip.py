@@ -52,7 +52,7 @@ class Strip:
     def codes(self) -> Bytes:
         """One byte a cell for the browser: the state in the low three bits, the share held above, [layer, column]."""
         level = np.ceil(self.share * LEVELS).astype(np.uint8)  # anything held shows
-        return (level << 3) | self.state.astype(np.uint8)
+        return ((level << 3) | self.state.astype(np.uint8)).astype(np.uint8)
 
     def column_of(self, token: int) -> int:
         """The column that shows a token, by its index among the tokens drawn."""
@@ -215,7 +215,7 @@ def retention_figure(strip: Strip, *, dark: bool = False, title: str = "") -> go
     """The strip as a plotly heatmap for notebooks and HTML files; live views draw it on a canvas instead."""
     colours = STATE_COLOURS[dark]
     names = [STATE_WORDS[s] for s in TokenState]
-    scale: list[list[object]] = []
+    scale: list[list[float | str]] = []
     for n, state in enumerate(TokenState):
         scale += [[n / len(names), colours[state]], [(n + 1) / len(names), colours[state]]]
     x: Sequence[object] = np.arange(strip.columns).tolist()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +20,7 @@ pytestmark = [
     pytest.mark.skipif(not Path(CHROMIUM).exists(), reason=f"no browser at {CHROMIUM}"),
 ]
 PATIENCE_MS = 90_000
+expect.set_options(timeout=PATIENCE_MS)
 RUN_LINK = "/?mode=Run+a+model&source=world:seed%3D3,frames%3D{frames}&model=tiny&policy=fifo(budget_tokens%3D48)"
 PAGES = {"": "Live", "why": "Why", "atlas": "Attention atlas", "lab": "Policy lab", "findings": "Findings",
          "recordings": "Recordings"}  # fmt: skip
@@ -204,3 +206,26 @@ def test_dark_follows_the_system(browser: Browser, address: str) -> None:
     )
     assert corner
     context.close()
+
+
+def test_closing_the_tab_stops_its_stream_and_removes_its_files(
+    browser: Browser, address: str, runs: Path, scratch: Path
+) -> None:
+    context = browser.new_context()
+    page = context.new_page()
+    page.set_default_timeout(PATIENCE_MS)
+    before = set(runs.iterdir())
+    start(page, address, frames=4096)
+    (recording,) = set(runs.iterdir()) - before
+    assert '"status": "open"' in (recording / "manifest.json").read_text()
+    mine = {p for p in scratch.iterdir() if p.name.startswith("hermes-lab-")}
+    assert mine
+    context.close()
+    until = time.monotonic() + PATIENCE_MS / 1000
+    while '"status": "open"' in (recording / "manifest.json").read_text():
+        assert time.monotonic() < until, "the stream goes on after its tab is closed"
+        time.sleep(0.5)
+    assert '"status": "finished"' in (recording / "manifest.json").read_text()
+    while any(p.exists() for p in mine):
+        assert time.monotonic() < until, "temporary files outlive their session"
+        time.sleep(0.5)
