@@ -122,8 +122,8 @@ def stream_attention(
     key: Float[Tensor, "1 kv_head token dim"],
     value: Float[Tensor, "1 kv_head token dim"],
     attention_mask: Tensor | None,
-    scaling: float | None = None,
     dropout: float = 0.0,
+    scaling: float | None = None,
     **_: Any,
 ) -> tuple[Float[Tensor, "1 new query_head dim"], None]:
     """Attention over a layer's own cache; see the module docstring."""
