@@ -105,7 +105,7 @@ def _stencil(kind: int, size_px: int) -> tuple[NDArray[np.float32], NDArray[np.f
     for dy in (-1, 0, 1):
         for dx in (-1, 0, 1):
             rim = np.maximum(rim, np.roll(fill, (dy, dx), (0, 1)))
-    return fill[..., None], (rim * 0.8)[..., None]
+    return fill[..., None], (rim * 0.8).astype(np.float32)[..., None]
 
 
 @cache
@@ -113,7 +113,8 @@ def _paint(kind: int, colour: int, size_px: int) -> tuple[NDArray[np.float32], N
     """What to add, and what share of the background to keep, to draw one object."""
     fill, rim = _stencil(kind, size_px)
     add = fill * _PALETTE[colour] + (1 - fill) * rim * _RIM
-    return add.astype(np.float32), (1 - fill) * (1 - rim)
+    keep = (1 - fill) * (1 - rim)
+    return add.astype(np.float32), keep.astype(np.float32)
 
 
 @cache

@@ -1,0 +1,368 @@
+"""One process of a training run: perception, then questions over growing streams."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from hermes_lab.pocket import checkpoint, data, perception
+from hermes_lab.pocket.branches import answer_logits, watch
+from hermes_lab.pocket.build import build, save
+from hermes_lab.pocket.config import PocketConfig, Recipe, Stage
+from hermes_lab.pocket.motion import MotionHeads
+from hermes_lab.pocket.optim import Average, Pair
+from hermes_lab.worlds import DEV_SEEDS, TYPES, horizon_of
+from hermes_lab.worlds.seeds import train_seed
+
+PROGRESS = "progress.jsonl"
+_SHORTER_P = 0.25
+_MOTION_WEIGHT = 0.3
+_WARMUP_STEPS = 40
+_LOWEST_RATE = 0.02
+_REPORT_S = 10.0
+
+
+@dataclass
+class _Tally:
+    """Right and asked per question type."""
+
+    right: Tensor
+    asked: Tensor
+
+    @classmethod
+    def empty(cls) -> _Tally:
+        return cls(torch.zeros(len(TYPES)), torch.zeros(len(TYPES)))
+
+    def by_type(self) -> dict[str, float]:
+        return {
+            k: float(r / n) for k, r, n in zip(TYPES, self.right, self.asked, strict=True) if n > 0
+        }
+
+    def by_horizon(self) -> dict[str, float]:
+        found: dict[str, float] = {}
+        for horizon in ("now", "recent", "long"):
+            rows = [i for i, k in enumerate(TYPES) if horizon_of(k) == horizon]
+            asked = float(self.asked[rows].sum())
+            if asked:
+                found[horizon] = float(self.right[rows].sum()) / asked
+        return found
+
+
+class Run:
+    """One process of a training run."""
+
+    def __init__(self, config: PocketConfig, out: Path, rank: int, count: int, device: str) -> None:
+        self.config, self.out, self.rank, self.count, self.device = config, out, rank, count, device
+        self.recipe: Recipe = config.recipe
+        self.model = build(config).to(device)
+        torch.manual_seed(config.seed + 1)
+        self.heads = perception.Heads(config.text.width).to(device)
+        self.motion = MotionHeads(config.text.width).to(device)
+        self.motion_right = 0.0
+        self._tap = max(1, config.text.layers // 3)
+        self.clock = checkpoint.Clock()
+        self.loaded = checkpoint.load(out)
+        if self.loaded:
+            self.clock = self.loaded[0]
+            cast(nn.Module, self.model).load_state_dict(self.loaded[1]["model"], strict=False)
+            self.heads.load_state_dict(self.loaded[1]["heads"])
+            self.motion.load_state_dict(self.loaded[1].get("motion", {}), strict=False)
+        self.model.tie_weights()
+
+    # --- what both phases share ---------------------------------------------------------
+    def go(self) -> None:
+        """Run whatever phases are left, then save the model."""
+        if self.clock.phase == "perception":
+            self._perceive()
+        self._decode()
+
+    def _share(self, value: float) -> float:
+        """Rank 0's value, for all."""
+        box = torch.tensor(value, dtype=torch.float64)
+        dist.broadcast(box, 0)
+        return float(box)
+
+    def _mean_gradients(
+        self, parameters: list[nn.Parameter], extra: Tensor | None = None
+    ) -> Tensor | None:
+        """Average gradients over processes; `extra` is summed along in the same message."""
+        for p in parameters:
+            if p.grad is None:
+                p.grad = torch.zeros_like(p)
+        if self.count == 1:
+            return extra
+        grads = [cast(Tensor, p.grad) for p in parameters]
+        flat = torch.cat([g.flatten() for g in grads] + ([extra] if extra is not None else []))
+        dist.all_reduce(flat)
+        at = 0
+        for g in grads:
+            g.copy_(flat[at : at + g.numel()].view_as(g)).div_(self.count)
+            at += g.numel()
+        return flat[at:] if extra is not None else None
+
+    def _seeds(self, n: int) -> list[int]:
+        start = self.clock.drawn
+        self.clock.drawn += n
+        return [train_seed(self.config.seed, self.rank, start + i) for i in range(n)]
+
+    def _log(self, **line: Any) -> None:
+        if self.rank == 0:
+            with (self.out / PROGRESS).open("a") as file:
+                file.write(json.dumps(line) + "\n")
+
+    def _save(self, optimiser: Pair | None, average: Average | None) -> None:
+        if self.rank == 0:
+            groups = {
+                "model": {
+                    k: v for k, v in self.model.state_dict().items() if k != "lm_head.weight"
+                },
+                "heads": dict(self.heads.state_dict()),
+                "motion": dict(self.motion.state_dict()),
+            }
+            if optimiser:
+                groups["optimiser"] = optimiser.state()
+            if average:
+                groups["average"] = average.values
+            checkpoint.save(self.out, self.clock, groups)
+
+    def _restore(self, optimiser: Pair, average: Average | None = None) -> None:
+        if self.loaded:
+            optimiser.load(self.loaded[1].get("optimiser", {}))
+            if average and "average" in self.loaded[1]:
+                kept = self.loaded[1]["average"].items()
+                known = {k: v.to(self.device) for k, v in kept if k in average.values}
+                average.values.update(known)
+                average.steps = self.clock.step
+        self.loaded = None
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device, torch.bfloat16)
+
+    def _features(self, frames: Tensor) -> Tensor:
+        """Visual tokens of streams, shape (stream, token, width), without the trailing newline token."""
+        output = self.model.model.get_video_features(frames.to(self.device), return_dict=True)
+        return output.pooler_output[:, :-1].float()
+
+    # --- phase one ----------------------------------------------------------------------
+    def _perceive(self) -> None:
+        tower = {
+            f"{part}.{n}": p
+            for part in ("vision_tower", "multi_modal_projector")
+            for n, p in getattr(self.model.model, part).named_parameters()
+        } | {f"heads.{n}": p for n, p in self.heads.named_parameters()}
+        matrices = {
+            n for n, p in tower.items() if p.ndim == 2 and "heads" not in n and "position" not in n
+        }
+        optimiser = Pair(tower, matrices, self.recipe.muon_lr, self.recipe.adam_lr)
+        self._restore(optimiser)
+        parameters = list(tower.values())
+        limit = self.recipe.perception_minutes * 60
+        reported = saved = time.monotonic()
+        while limit:
+            begun = time.process_time()
+            share = self._share(self.clock.perception_s / limit)
+            if share >= 1:
+                break
+            seen = perception.draw(self.recipe, self._seeds(self.recipe.perception_frames // 8))
+            seen = perception.Glimpses(**{k: v.to(self.device) for k, v in vars(seen).items()})
+            with self._autocast():
+                tokens = self._features(seen.frames[None]).view(
+                    len(seen.frames), -1, self.config.text.width
+                )
+            loss, found = self.heads(tokens.float(), seen)
+            loss.backward()
+            self._mean_gradients(parameters)
+            nn.utils.clip_grad_norm_(parameters, 1.0)
+            optimiser.step(self._rate(share))
+            self.clock.step += 1
+            self.clock.perception_s += time.process_time() - begun
+            now = time.monotonic()
+            if now - reported > _REPORT_S:
+                reported = now
+                self._log(phase="perception", share=share, step=self.clock.step, **found)
+            if now - saved > self.recipe.checkpoint_s:
+                saved = now
+                self._save(optimiser, None)
+        self.clock.phase, self.clock.step = "decoder", 0
+        self._save(None, None)
+
+    def _rate(self, share: float) -> float:
+        """Warm up, hold, then fall linearly."""
+        start = self.recipe.decay_from
+        fall = 1.0 if share < start else max(_LOWEST_RATE, (1 - share) / (1 - start))
+        return min(1.0, (self.clock.step + 1) / _WARMUP_STEPS) * fall
+
+    # --- phase two ----------------------------------------------------------------------
+    def _decode(self) -> None:
+        self.model.model.vision_tower.requires_grad_(False)
+        named = {
+            n: p
+            for n, p in self.model.model.named_parameters()
+            if p.requires_grad and n != "image_newline"
+        }
+        matrices = {n for n, p in named.items() if p.ndim == 2 and "layers" in n}
+        named |= {f"motion.{n}": p for n, p in self.motion.named_parameters()}
+        optimiser = Pair(named, matrices, self.recipe.muon_lr, self.recipe.adam_lr)
+        average = Average(named, self.recipe.ema_half_life_steps)
+        self._restore(optimiser, average)
+        parameters = list(named.values())
+        limit = self.recipe.decoder_minutes * 60
+        accuracy = torch.tensor([self.clock.accuracy.get(k, 0.0) for k in TYPES])
+        rng = np.random.default_rng(
+            [self.config.seed, self.clock.step]
+        )  # the same on all processes
+        reported = saved = tested = time.monotonic()
+        lines = _Tally.empty()
+        liking = dict(self.recipe.type_weights)
+        while True:
+            begun = time.process_time()
+            share = self._share(self.clock.decoder_s / limit)
+            if share >= 1:
+                break
+            stage = self._stage(share)
+            frames = stage.frames
+            if rng.random() < _SHORTER_P:
+                frames = int(rng.integers(6, stage.frames + 1))
+            streams = max(1, min(24, round(stage.streams * stage.frames / frames)))
+            weights = {
+                k: liking.get(k, 1.0) * (0.3 + min(0.7, 1 - float(a)))
+                for k, a in zip(TYPES, accuracy, strict=True)
+            }
+            loss, tally = self._learn(frames, streams, stage.questions, weights)
+            extra = self._mean_gradients(parameters, torch.cat([tally.right, tally.asked]))
+            norm = nn.utils.clip_grad_norm_(parameters, 1.0)
+            optimiser.step(self._rate(share))
+            average.update()
+            right, asked = cast(Tensor, extra).chunk(2)
+            pace = 1 - 0.98**asked
+            accuracy = torch.where(
+                asked > 0, accuracy.lerp(right / asked.clamp(min=1), pace), accuracy
+            )
+            lines.right += right
+            lines.asked += asked
+            self.clock.step += 1
+            self.clock.streams += streams * self.count
+            self.clock.questions += int(asked.sum())
+            self.clock.accuracy = dict(zip(TYPES, accuracy.tolist(), strict=True))
+            self.clock.decoder_s += time.process_time() - begun
+            now = time.monotonic()
+            if now - reported > _REPORT_S * 2:
+                reported = now
+                self._log(
+                    phase="decoder",
+                    share=share,
+                    seconds=self.clock.decoder_s,
+                    step=self.clock.step,
+                    frames=stage.frames,
+                    loss=loss,
+                    norm=float(norm),
+                    motion=self.motion_right,
+                    streams=self.clock.streams,
+                    questions=self.clock.questions,
+                    accuracy=lines.by_horizon(),
+                    types={k: round(v, 3) for k, v in lines.by_type().items()},
+                )
+                lines = _Tally.empty()
+            if now - saved > self.recipe.checkpoint_s:
+                saved = now
+                self._save(optimiser, average)
+            if self._share(float(now - tested > self.recipe.dev_every_s)):
+                self._develop(average, stage.frames)
+                tested = time.monotonic()
+        self._develop(average, self.recipe.stages[-1].frames)
+        self._save(optimiser, average)
+        if self.rank == 0:
+            average.swap()
+            save(self.model, self.config, self.out / "model")
+
+    def _stage(self, share: float) -> Stage:
+        end = 0.0
+        total = sum(s.share for s in self.recipe.stages)
+        for stage in self.recipe.stages:
+            end += stage.share / total
+            if share < end:
+                return stage
+        return self.recipe.stages[-1]
+
+    def _learn(
+        self, frames: int, streams: int, questions: int, weights: dict[str, float]
+    ) -> tuple[float, _Tally]:
+        recipe = self.recipe
+        drawn = data.batch(recipe, self._seeds(streams), frames, questions, weights, augment=True)
+        loss, tally = self._forward(drawn)
+        loss.backward()
+        return float(loss.detach()), tally
+
+    def _forward(self, drawn: data.Batch) -> tuple[Tensor, _Tally]:
+        groups = [
+            replace(g, **{k: v.to(self.device) for k, v in vars(g).items()}) for g in drawn.groups
+        ]
+        with self._autocast():
+            features = self._features(drawn.frames)
+            positions = drawn.positions.to(self.device)
+            stream = watch(self.model, features, data.PREFIX, positions, self._tap)
+            logits = answer_logits(self.model, stream, groups)
+        every = torch.cat(logits).float()
+        labels = torch.cat([g.labels[g.labels != -100] for g in groups])
+        aside, self.motion_right = self.motion(
+            cast(Tensor, stream.tapped),
+            drawn.events.to(self.device),
+            self.model.get_input_embeddings().weight,
+        )
+        loss = F.cross_entropy(every, labels) + _MOTION_WEIGHT * aside
+        right = (every.detach().argmax(-1) == labels).cpu()
+        tally = _Tally.empty()
+        self._count(drawn, right, tally)
+        return loss, tally
+
+    @staticmethod
+    def _count(drawn: data.Batch, right: Tensor, tally: _Tally) -> None:
+        """Credit each question with its answer word (the label after it, the turn's end, is not counted)."""
+        at = 0
+        kinds = {k: i for i, k in enumerate(TYPES)}
+        for group, per_stream in zip(drawn.groups, drawn.questions, strict=True):
+            for stream, questions in enumerate(per_stream):
+                owners = group.question[stream][group.labels[stream] != -100].tolist()
+                before = -1
+                for owner in owners:
+                    if owner != before:
+                        row = kinds[questions[owner].type]
+                        tally.right[row] += float(right[at])
+                        tally.asked[row] += 1
+                    before = owner
+                    at += 1
+
+    @torch.no_grad()
+    def _develop(self, average: Average, frames: int) -> None:
+        """Accuracy of the averaged weights on development streams."""
+        average.swap()
+        total = torch.zeros(2, len(TYPES))
+        weights = dict.fromkeys(TYPES, 1.0)
+        for n in range(2):
+            start = DEV_SEEDS.start + (n * self.count + self.rank) * 4
+            drawn = data.batch(
+                self.recipe, range(start, start + 4), frames, 96, weights, augment=False
+            )
+            _, tally = self._forward(drawn)
+            total += torch.stack([tally.right, tally.asked])
+        if self.count > 1:
+            dist.all_reduce(total)
+        average.swap()
+        found = _Tally(total[0], total[1])
+        self._log(
+            phase="development",
+            step=self.clock.step,
+            seconds=self.clock.decoder_s,
+            frames=frames,
+            accuracy=found.by_horizon(),
+            types={k: round(v, 3) for k, v in found.by_type().items()},
+        )
