@@ -50,6 +50,7 @@ NULLS: dict[str, Role] = {
     "content_shuffled": "context",
     "position_only": "context",
     "half_length": "context",
+    "half_rate": "context",
 }
 NEEDS = tuple(
     Need(name, role, 3 if name == "random_weights" else 1)
@@ -265,7 +266,8 @@ def run(context: StudyContext) -> StudyResult:
             leave_one_out(layer_mean(observed, bands[2]), "deep anchor share"),
             moved_edges(contrast, bands, context.layers, "deep minus shallow"),
             top_heads(observed, "anchor share"),
-            f"streams of half the length: {layer_mean(share('half_length'), bands[2]).mean():.3g}",
+            f"streams of half the length: {layer_mean(share('half_length'), bands[2]).mean():.3g}; every second "
+            f"frame only: {layer_mean(share('half_rate'), bands[2]).mean():.3g}",
             f"slot chosen and measured on development streams (optimistic): "
             f"{layer_mean(share('trained', 'development'), bands[2]).mean():.3g}",
         ),

@@ -36,12 +36,14 @@ NULLS: dict[str, Role] = {
     "permuted_weights": "exceed",
     "moving_camera": "context",
     "half_length": "context",
+    "half_rate": "context",
 }
 EDGE_NULLS: dict[str, Role] = {
     "other edges": "exceed",
     "random_weights": "exceed",
     "moving_camera": "context",
     "half_length": "context",
+    "half_rate": "context",
 }
 
 

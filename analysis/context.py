@@ -73,6 +73,7 @@ class Variant:
     transform: Transform = "none"
     camera: Camera = "still"
     half_length: bool = False
+    stride: int = 1
 
 
 def variants(random_seeds: int) -> dict[str, Variant]:
@@ -85,6 +86,7 @@ def variants(random_seeds: int) -> dict[str, Variant]:
         Variant("content_shuffled", transform="content_shuffled"),
         Variant("moving_camera", camera="pan"),
         Variant("half_length", half_length=True),
+        Variant("half_rate", stride=2),
     ]
     for seed in range(random_seeds):
         found.append(Variant(f"random_weights-{seed}", weights="random", seed=seed))
@@ -241,7 +243,7 @@ class StudyContext:
         variant = self.variants[name]
         frames = self.settings.frames // (2 if variant.half_length else 1)
         chosen = [
-            replace(s, camera=variant.camera, frames=frames)
+            replace(s, camera=variant.camera, frames=frames, stride=variant.stride)
             for s in (self.held_out if split == "held_out" else self.development)
         ]
         lab = self.lab_of(variant)
@@ -254,6 +256,7 @@ class StudyContext:
                 transform=variant.transform,
                 chunk_frames=self.settings.chunk_frames,
                 per_horizon=self.settings.per_horizon,
+                everything=name == "trained",
             ),
             self.settings.per_horizon,
         )

@@ -6,7 +6,7 @@ structure. All are conditional on the video: attention to text is reported besid
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -17,11 +17,12 @@ from torch import Tensor
 
 from analysis.estimators import concentration, periodicity, recency
 from analysis.nulls import position_only
-from analysis.streams import HORIZONS, Grid, Stream, Transform, encode
+from analysis.streams import HORIZONS, Grid, Stream, Transform, encode, feed
 from hermes_lab import guidance
 from hermes_lab.engine import Wants
 from hermes_lab.lab import Lab
 from hermes_lab.lens.question_pass import question_pass
+from hermes_lab.models.base import Segment
 from hermes_lab.policies.base import Guidance
 from hermes_lab.policies.hermes import Hermes
 from hermes_lab.session import StreamSession
@@ -58,17 +59,25 @@ def observe(
     transform: Transform = "none",
     chunk_frames: int = 16,
     per_horizon: int = 3,
+    everything: bool = True,
 ) -> dict[str, Array]:
     """Features of one stream, named "group/feature", each [layer, head, ...].
 
-    Beside them: "tokens/first" and "tokens/text", the mass of the last question token on the first cached
+    Without `everything` only the question's own rows are read, which is all that a null needs.
+    Beside the features: "tokens/first" and "tokens/text", the mass of the last question token on the first cached
     token and on all text (means over questions), and "tokens/massive" [layer, frame, slot], the largest
     RMS-normalised activation of every visual token where a layer begins.
     """
-    session, massive, visual = _feed(lab, stream, transform, chunk_frames)
-    grid = Grid.of(session)
-    out: dict[str, Array] = {f"visual/{k}": v for k, v in features(visual(grid)).items()}
-    out["tokens/massive"] = massive[:, grid.ids]
+    segments = encode(lab, stream, chunk_frames=chunk_frames, transform=transform)
+    out: dict[str, Array] = {}
+    if everything:
+        session, massive, visual = _feed_watched(lab, segments)
+        grid = Grid.of(session)
+        out |= {f"visual/{k}": v for k, v in features(visual(grid)).items()}
+        out["tokens/massive"] = massive[:, grid.ids]
+    else:
+        session = feed(lab, segments)
+        grid = Grid.of(session)
     collected: dict[str, list[dict[str, Array]]] = {}
     text: list[dict[str, Array]] = []
     for question in stream.questions(per_horizon):
@@ -77,11 +86,12 @@ def observe(
         collected.setdefault(question.horizon, []).append(features(last))
         collected.setdefault("rows", []).append(features(mean))
         text.append(tokens)
-        if first:
+        if first and everything:
             alone = position_only_grid(session, grid, question.text, seed=stream.seed)
             collected.setdefault("position_only", []).append(features(alone))
-    for name, rows in guidance_rows(session, grid, paper_prompts()).items():
-        collected[f"guidance_{name}"] = [features(rows)]
+    if everything:
+        for name, rows in guidance_rows(session, grid, paper_prompts()).items():
+            collected[f"guidance_{name}"] = [features(rows)]
     for group, several in collected.items():
         for name in several[0]:
             out[f"{group}/{name}"] = np.mean([one[name] for one in several], axis=0)
@@ -187,11 +197,10 @@ def position_only_grid(session: StreamSession, grid: Grid, question: str, *, see
     return np.stack(out)
 
 
-def _feed(
-    lab: Lab, stream: Stream, transform: Transform, chunk_frames: int
+def _feed_watched(
+    lab: Lab, segments: Sequence[Segment]
 ) -> tuple[StreamSession, Array, Callable[[Grid], Array]]:
     """Feed a stream; also the massive activations [layer, token] and the newest frame's rows."""
-    segments = encode(lab, stream, chunk_frames=chunk_frames, transform=transform)
     session = StreamSession(lab, "full")
     layers = session.engine.layers
     massive: list[list[Array]] = [[] for _ in range(layers)]

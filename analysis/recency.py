@@ -46,6 +46,7 @@ TRAINED_NULLS: dict[str, Role] = {
     "frames_shuffled": "context",
     "patches_shuffled": "context",
     "half_length": "context",
+    "half_rate": "context",
 }
 POSITION_NULLS: dict[str, Role] = {
     "uniform": "exceed",
@@ -249,7 +250,8 @@ def run(context: StudyContext) -> StudyResult:
             leave_one_out(shallow("trained"), "shallow recency"),
             moved_edges(contrast, context.paper_bands, context.layers, "shallow minus deep"),
             top_heads(observed, "recency"),
-            f"streams of half the length: {shallow('half_length').mean():.3g}",
+            f"streams of half the length: {shallow('half_length').mean():.3g}; every second frame only: "
+            f"{shallow('half_rate').mean():.3g}",
             f"development streams: {_development(context, window):.3g}",
             "all question tokens instead of the last one: "
             f"{layer_mean(newest_share(trained['rows/profile'], window), context.paper_bands[0]).mean():.3g}",

@@ -38,16 +38,17 @@ SELECTION_RULE = (
 
 @dataclass(frozen=True)
 class Stream:
-    """One procedural stream with its questions."""
+    """One procedural stream with its questions; with a stride, only every `stride`-th frame is shown."""
 
     seed: int
     frames: int
     camera: Camera = "still"
+    stride: int = 1
 
     @property
     def name(self) -> str:
-        """Unique name of what is seen: seed, length, camera."""
-        return f"{self.seed}-{self.frames}-{self.camera}"
+        """Unique name of what is seen: seed, length, camera, stride."""
+        return f"{self.seed}-{self.frames}-{self.camera}-{self.stride}"
 
     @property
     def world(self) -> World:
@@ -55,8 +56,9 @@ class Stream:
         return _world(self.seed, self.frames, self.camera)
 
     def images(self) -> list[npt.NDArray[np.uint8]]:
-        """All frames, RGB."""
-        return list(_render(self.seed, self.frames, self.camera))
+        """All frames that are shown, RGB; the last frame of the world is always one of them."""
+        first = (self.frames - 1) % self.stride
+        return list(_render(self.seed, self.frames, self.camera)[first :: self.stride])
 
     @property
     def digest(self) -> str:
@@ -168,7 +170,8 @@ def encode(
     last = len(images) - layout.frames_per_group
     edges = [*range(0, last, chunk_frames), last, len(images)]
     segments = [
-        lab.adapter.encode(images[a:b], [float(t) for t in range(a, b)]) for a, b in pairwise(edges)
+        lab.adapter.encode(images[a:b], [float(t * stream.stride) for t in range(a, b)])
+        for a, b in pairwise(edges)
     ]
     if transform == "patches_shuffled":
         return shuffle_segments(segments, stream.seed)

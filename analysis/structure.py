@@ -29,6 +29,7 @@ NOTES = {
     "random_weights": "same architecture, fresh weights; the nearest of the seeds",
     "permuted_weights": "trained weights with every decoder tensor permuted; the nearest of the seeds",
     "half_length": "streams of half the length",
+    "half_rate": "every second frame only",
 }
 
 

@@ -67,7 +67,7 @@ class Outcome:
 
     def __str__(self) -> str:
         lines = [
-            f"{f.verdict.value:14}{f.claim.key:36}{f.because}"
+            f"{f.verdict.value:14}{f.claim.key:38}{f.because}"
             for result in self.report.studies
             for f in result.findings
         ]
