@@ -18,6 +18,7 @@ from nbclient import NotebookClient
 
 ROOT = Path(__file__).resolve().parents[1]
 TIMEOUT_S = 600
+STARTUP_S = 180  # a kernel that starts beside other work
 
 
 def notebooks() -> list[Path]:
@@ -32,7 +33,6 @@ def execute(path: Path) -> nbformat.NotebookNode:
     Raises:
         nbclient.exceptions.CellExecutionError: a cell raised.
     """
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
     notebook = nbformat.read(path, as_version=4)
     for cell in notebook.cells:
         if cell.cell_type == "code":
@@ -40,10 +40,12 @@ def execute(path: Path) -> nbformat.NotebookNode:
     client = NotebookClient(
         notebook,
         timeout=TIMEOUT_S,
+        startup_timeout=STARTUP_S,
         kernel_name="python3",
         resources={"metadata": {"path": str(path.parent)}},
     )
-    client.execute()
+    path_of = os.pathsep.join(p for p in (str(ROOT), os.environ.get("PYTHONPATH", "")) if p)
+    client.execute(env={"OMP_NUM_THREADS": "1"} | os.environ | {"PYTHONPATH": path_of})
     return notebook
 
 
