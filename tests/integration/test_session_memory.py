@@ -278,6 +278,49 @@ def test_an_archive_outlives_the_policy_that_encoded_it(model: Model) -> None:
     assert torch.equal(coded.question_logits(QUESTION), plain.question_logits(QUESTION))
 
 
+# --- answers -----------------------------------------------------------------------------------------
+@pytest.mark.parametrize("recalls", [False, True])
+def test_every_token_of_an_answer_stands_where_it_should(model: Model, recalls: bool) -> None:
+    """Logits of each decoding step, the generated tokens fed to the reference one by one."""
+
+    def recall(self: Any, question: RecallView) -> Tensor:
+        return torch.arange(0, question.view.tokens, 2)[None]
+
+    policy = scripted(by_layer, archives=recalls, recalls=recalls, recall=recall)
+    both = Beside(*model, policy, "keep")
+    both.reference.archives = recalls
+    for step in range(3):
+        both.feed(noise(2, step))
+    session, lab, protected = both.session, both.lab, len(both.prefix)
+    reader = both.reference
+    if recalls:
+        ids = []
+        for memory in reader.layers:
+            head = memory.heads[0]
+            assert memory.archive is not None
+            stored = joined(head, memory.archive[0]).ids.sort().values
+            ids.append(torch.cat([stored[:protected], stored[protected:][::2]])[None])
+        reader = reader.recall(ids)
+        for layer, memory in enumerate(reader.layers):
+            memory.video = None
+            reader.renumber(layer, "contiguous", protected)
+    steps: list[Tensor] = []
+
+    def catch(hidden: Tensor, hook: Any) -> None:
+        steps.append(lab.engine.logits(hidden[0, -1:])[0])
+
+    with session.hooks([("ln_final.hook_normalized", catch)]):
+        answer = session.ask(QUESTION, max_new_tokens=5)
+    assert len(steps) == len(answer.token_ids) > 1
+    assert_same(steps[0], reader.feed(both.question())[-1])
+    for token, logits in zip(answer.token_ids, steps[1:], strict=False):
+        segment = replace(both.question(), embeds=lab.adapter.embed(torch.tensor([token])))
+        segment = replace(segment, rel=torch.zeros(reader.axes, 1, dtype=torch.long))
+        expected = reader.feed(segment)[-1]
+        assert_same(logits, expected)
+    assert_moved(steps[-1], steps[0])
+
+
 # --- frames read afresh --------------------------------------------------------------------------------
 def afresh(
     lab: Lab, folder: Path, parts: Sequence[tuple[int, int]], seeds: Sequence[int]
