@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import streamlit as st
@@ -120,6 +122,7 @@ def overview(recording: Recording, probe: Probe, view: state.ViewState) -> None:
     held = held_of(recording, probe)
     chosen = (view.layer or 0, view.head or 0)
     layers, heads = probe.summary.entropy.shape
+    st.session_state["atlas-head-count"] = heads
     chosen = (min(chosen[0], layers - 1), min(chosen[1], heads - 1))
     if metric == THUMBNAILS:
         figure = figures.profile_tiles(probe.summary, sinks=st.session_state["atlas-sinks"])
@@ -156,10 +159,25 @@ def overview(recording: Recording, probe: Probe, view: state.ViewState) -> None:
 
 
 def head_clicked() -> None:
-    points = st.session_state["atlas-map"].get("selection", {}).get("points", [])
-    if points and points[0].get("customdata"):
-        layer, head = points[0]["customdata"][:2]
-        st.session_state["w_layer"], st.session_state["w_head"] = int(layer), int(head)
+    choose_head(st.session_state["atlas-map"])
+
+
+def choose_head(event: Mapping[str, Any]) -> None:
+    cell = clicked_cell(event, st.session_state["atlas-head-count"])
+    if cell is not None:
+        st.session_state["w_layer"], st.session_state["w_head"] = cell
+
+
+def clicked_cell(event: Mapping[str, Any], heads: int) -> tuple[int, int] | None:
+    """Layer and head of a click on a map whose invisible markers run over heads, then layers; None without one.
+
+    By the marker's number: its customdata comes back as a list or as an object, depending on how it was sent.
+    """
+    points = event.get("selection", {}).get("points", [])
+    if not points or points[0].get("point_index") is None:
+        return None
+    layer, head = divmod(int(points[0]["point_index"]), heads)
+    return layer, head
 
 
 def head_to_frames(recording: Recording, probe: Probe) -> None:
@@ -269,10 +287,7 @@ def frame_to_heads(recording: Recording, probe: Probe) -> None:
 
 
 def frame_head_clicked() -> None:
-    points = st.session_state["atlas-heads"].get("selection", {}).get("points", [])
-    if points and points[0].get("customdata"):
-        layer, head = points[0]["customdata"][:2]
-        st.session_state["w_layer"], st.session_state["w_head"] = int(layer), int(head)
+    choose_head(st.session_state["atlas-heads"])
 
 
 def patches(recording: Recording, probe: Probe, layer: int, head: int) -> None:

@@ -137,3 +137,20 @@ def test_a_policy_written_in_a_link_is_the_same_policy_again(name: str) -> None:
     policy = policies.get(name)
     assert policies.get(full_spec(policy.config())).config() == policy.config()
     assert short_spec({"policy": "fifo", "budget_tokens": None}) == "fifo"
+
+
+@pytest.mark.parametrize(
+    ("event", "cell"),
+    [
+        ({"selection": {"points": [{"point_index": 14, "customdata": {"0": 3, "1": 2}}]}}, (3, 2)),
+        ({"selection": {"points": [{"point_index": 0, "customdata": [0, 0, 0.5]}]}}, (0, 0)),
+        ({"selection": {"points": []}}, None),
+        ({}, None),
+    ],
+)
+def test_a_click_on_the_atlas_is_a_layer_and_a_head(
+    event: dict, cell: tuple[int, int] | None
+) -> None:
+    from dashboards.atlas_panels import clicked_cell
+
+    assert clicked_cell(event, heads=4) == cell

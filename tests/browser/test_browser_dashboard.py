@@ -27,14 +27,24 @@ PAGES = {"": "Live", "why": "Why", "atlas": "Attention atlas", "lab": "Policy la
 
 
 @pytest.fixture(scope="module")
-def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the server puts temporary files."""
+    return tmp_path_factory.mktemp("scratch")
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory, runs: Path, scratch: Path) -> Iterator[str]:
     from tests.checkpoints import write_checkpoint
 
     model = write_checkpoint(
         "llava_onevision", tmp_path_factory.mktemp("models") / "tiny", layers=3
     )
-    runs = tmp_path_factory.mktemp("runs")
-    with server(runs, {"HERMES_LAB_MODELS": str(model)}) as url:
+    with server(runs, {"HERMES_LAB_MODELS": str(model), "TMPDIR": str(scratch)}) as url:
         yield url
 
 
@@ -135,10 +145,13 @@ def test_a_stream_is_played_asked_paused_and_its_policy_changed(page: Page, addr
     box.fill("what was the first object")
     box.press("Enter")
     expect(page.get_by_text(re.compile(r"TTFT \d+ ms over"))).to_be_visible()
-    page.get_by_role("combobox", name=re.compile("Policy")).click()
+    page.get_by_role("combobox", name=re.compile("Policy")).fill(
+        "uniform"
+    )  # the list draws what is in view
     page.get_by_role("option", name=re.compile("^uniform")).click()
     page.get_by_role("button", name="Use it from the next decision on").click()
-    expect(page.get_by_text(re.compile(r"uniform\(budget_tokens=48\)")).first).to_be_visible()
+    running = page.get_by_test_id("stMain").get_by_text("uniform(budget_tokens=48)")
+    expect(running).to_be_visible()
     page.get_by_role("button", name="Pause", exact=True).click()
     expect(page.get_by_text("Paused.")).to_be_visible()
     page.get_by_role("button", name="Stop", exact=True).click()
