@@ -120,6 +120,13 @@ def policies_of(context: StudyContext) -> dict[str, Policy]:
         "reversed bands": banded(tuple(reversed(paper))),
         "all recency": banded(("shallow",) * context.layers),
         "all attention": banded(("deep",) * context.layers),
+        "released code": Hermes.released(budget_tokens=budget, bands=paper),
+        "simple prompts": replace(
+            hermes,
+            bands=paper,
+            local_prompt="what is visible now",
+            global_prompt="what happened in the video",
+        ),
         "newest tokens": policies.get(f"fifo(budget_tokens={budget})"),
         "uniform frames": policies.get(f"uniform(budget_tokens={budget})"),
         "random tokens": policies.get(f"random(budget_tokens={budget})"),

@@ -126,6 +126,7 @@ class StudyContext:
     progress: Progress = lambda what, done, total: None
     command: str = ""
     _labs: dict[tuple[str, int], Lab] = field(default_factory=dict, repr=False)
+    _features: dict[tuple[str, Split], Features] = field(default_factory=dict, repr=False)
     _clock: tuple[float, float] = (0.0, 0.0)
     _counts: tuple[int, int] = (0, 0)  # results per stream: asked for, found on disk
 
@@ -240,6 +241,8 @@ class StudyContext:
 
     def observe(self, name: str, split: Split = "held_out") -> Features:
         """Features of all streams of a split under a variant, [stream, layer, head, ...]."""
+        if (name, split) in self._features:
+            return self._features[name, split]
         variant = self.variants[name]
         frames = self.settings.frames // (2 if variant.half_length else 1)
         chosen = [
@@ -261,11 +264,8 @@ class StudyContext:
             self.settings.per_horizon,
         )
         arrays = {k: np.stack([f[k] for f in found]).astype(float) for k in found[0]}
-        return Features(arrays)
-
-    def observe_seeds(self, kind: str, split: Split = "held_out") -> list[Features]:
-        """Features under every version of "random_weights" or "permuted_weights"."""
-        return [self.observe(f"{kind}-{seed}", split) for seed in range(self.settings.random_seeds)]
+        self._features[name, split] = Features(arrays)
+        return self._features[name, split]
 
     # --- what a reader must know ---------------------------------------------------------------
     def setup(

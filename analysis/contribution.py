@@ -21,7 +21,7 @@ from analysis.answers import Target
 from analysis.claims import Claim, Finding, Need, judge
 from analysis.claims import estimate as estimate_of
 from analysis.context import StudyContext
-from analysis.estimators.agreement import spearman, top_overlap
+from analysis.estimators.agreement import spearman, top_mask, top_overlap
 from analysis.result import FigureSpec, StudyResult, Table
 from analysis.statistics import cluster_bootstrap
 from analysis.store import Arrays
@@ -36,22 +36,24 @@ from analysis.structure import (
 from hermes_lab.lens.activations import output_weights
 from hermes_lab.lens.question_pass import question_pass
 from hermes_lab.session import StreamSession
+from hermes_lab.worlds import Question
 
 Array = npt.NDArray[np.float64]
 MEASURES = ("mass", "value", "logit")
 PAIRS = (("mass", "value"), ("mass", "logit"), ("value", "logit"))
-SETS = ("newest frames", "anchor slot", "first frame")
-TOP = 0.05
+SETS = ("newest frames", "anchor slot", "first frame", "evidence frames")
+TOP = 0.05  # of the tokens
+TOP_FRAMES = 0.1
 LEAST = 0.05
 _USES_VIDEO = Need("cost of hiding all video", "capable")
 CLAIMS = (
     Claim(
         key="mass-predicts-use",
         sentence="Frames that get more attention from the answer's token matter more to the answer.",
-        metric="rank correlation over frames of attention mass, summed over layers and heads, with the drop of the "
-        "margin when the frame is hidden everywhere",
-        refuted_if="the correlation is below 0.05, or being recent predicts the drop as well",
-        needs=(Need("no relation", "exceed"), Need("recency alone", "exceed"), _USES_VIDEO),
+        metric="share of the use (drop of the margin when a frame is hidden everywhere) that falls on the tenth of the "
+        "frames with the largest attention mass, summed over layers and heads",
+        refuted_if="as much use falls on the newest tenth of the frames, or on a random tenth, within 0.05",
+        needs=(Need("random frames", "exceed"), Need("newest frames", "exceed"), _USES_VIDEO),
         reference=0.0,
         smallest_effect=LEAST,
         status="confirmed",
@@ -60,8 +62,8 @@ CLAIMS = (
     Claim(
         key="values-predict-use-better",
         sentence="Value-weighted contribution predicts which frames matter better than attention mass does.",
-        metric="rank correlation over frames of value-weighted contribution with the drop of the margin",
-        refuted_if="attention mass predicts the drop as well, within 0.05",
+        metric="share of the use on the tenth of the frames with the largest value-weighted contribution",
+        refuted_if="attention mass finds as much use, within 0.05",
         needs=(Need("attention mass", "exceed"), _USES_VIDEO),
         reference=0.0,
         smallest_effect=LEAST,
@@ -71,8 +73,8 @@ CLAIMS = (
     Claim(
         key="logit-attribution-predicts-use-better",
         sentence="Direct logit attribution predicts which frames matter better than attention mass does.",
-        metric="rank correlation over frames of direct logit attribution with the drop of the margin",
-        refuted_if="attention mass predicts the drop as well, within 0.05",
+        metric="share of the use on the tenth of the frames with the largest direct logit attribution",
+        refuted_if="attention mass finds as much use, within 0.05",
         needs=(Need("attention mass", "exceed"), _USES_VIDEO),
         reference=0.0,
         smallest_effect=LEAST,
@@ -84,12 +86,10 @@ CLAIMS = (
 def run(context: StudyContext) -> StudyResult:
     """Run the study; see the module docstring."""
     found = measure(context)
-    use = found["use"].mean(1)  # [stream, measure], mean over horizons
-    mass, value, logit, recent = use.T
+    mass, value, logit, recent, chance = np.nanmean(found["captured"], axis=1).T
     cost = found["cost"].mean(1)
-    zero = np.zeros(len(use))
     panels = (
-        (mass, {"no relation": zero, "recency alone": recent}),
+        (mass, {"random frames": chance, "newest frames": recent}),
         (value, {"attention mass": mass}),
         (logit, {"attention mass": mass}),
     )
@@ -129,8 +129,8 @@ def run(context: StudyContext) -> StudyResult:
             ),
             FigureSpec(
                 "use", "use_bars", ("use",), "Which measure predicts what matters?",
-                "Rank correlation over frames with the drop when the frame is hidden, by horizon; being recent is "
-                "the null.",
+                "Share of the use that falls on the tenth of the frames that a measure ranks first, by horizon; the "
+                "newest and random frames are the nulls.",
                 "Effects of single frames that others repeat: hiding one copy costs nothing.",
             ),
             FigureSpec(
@@ -141,9 +141,13 @@ def run(context: StudyContext) -> StudyResult:
         ),
         negatives=_negatives(findings, found),
         robustness=(
-            leave_one_out(mass, "correlation of mass with use"),
+            leave_one_out(mass, "use found by attention mass"),
             "by horizon: "
-            + ", ".join(f"{h} {found['use'][:, i, 0].mean():.2f}" for i, h in enumerate(HORIZONS)),
+            + ", ".join(
+                f"{h} {np.nanmean(found['captured'][:, i, 0]):.2f}" for i, h in enumerate(HORIZONS)
+            ),
+            "rank correlation over all frames instead: "
+            + ", ".join(f"{m} {found['use'][..., i].mean():.2f}" for i, m in enumerate(MEASURES)),
             "frames with a drop above 0.1 logits: "
             f"{found['needed'].mean():.0%} of all, so most frames cannot be ranked by use",
         ),
@@ -157,7 +161,8 @@ def run(context: StudyContext) -> StudyResult:
 # --- measurement -----------------------------------------------------------------------------------------
 def measure(context: StudyContext) -> dict[str, Array]:
     """All causal streams: "ranks" [stream, layer, head, pair], "overlap" likewise, "sets" [stream, layer, set,
-    measure], "use" [stream, horizon, measure + recency], "cost" [stream, horizon], "needed" [stream]."""
+    measure], "use" and "captured" [stream, horizon, measure + recency (+ chance)], "cost" and "needed"
+    [stream, horizon]."""
     slot = deep_slot(context)
 
     def one(stream: Stream) -> Arrays:
@@ -169,16 +174,17 @@ def measure(context: StudyContext) -> dict[str, Array]:
         horizons: list[int] = []
         for question in stream.questions(context.settings.per_horizon):
             target = Target.of(session, question)
-            parts.append(_question(session, grid, question.text, target, slot))
+            parts.append(_question(session, grid, question, target, slot))
             horizons.append(HORIZONS.index(question.horizon))
         out = {
             name: np.nanmean([p[name] for p in parts], axis=0)
             for name in ("ranks", "overlap", "sets")
         }
         which = np.asarray(horizons)
-        for name in ("use", "cost", "needed"):
+        for name in ("use", "cost", "needed", "captured"):
             values = np.stack([p[name] for p in parts])
-            out[name] = np.stack([_mean(values[which == h]) for h in range(len(HORIZONS))])
+            mean = _known_mean if name == "captured" else _mean
+            out[name] = np.stack([mean(values[which == h]) for h in range(len(HORIZONS))])
         return out
 
     made = context.per_stream(
@@ -192,10 +198,28 @@ def _mean(values: Array) -> Array:
     return np.nan_to_num(values).mean(0)
 
 
+def _known_mean(values: Array) -> Array:
+    """Mean over the questions where it is defined, NaN where it is for none."""
+    known = np.isfinite(values)
+    count = known.sum(0)
+    return np.where(count > 0, np.where(known, values, 0).sum(0) / np.maximum(count, 1), np.nan)
+
+
+def captured(measures: Array, drop: Array) -> Array:
+    """Share of the positive drops, [frame], that falls on the top tenth of the frames by each measure,
+    [measure, frame] -> [measure]; NaN where no frame is needed."""
+    gain = np.maximum(drop, 0)
+    if gain.sum() < 0.1:
+        return np.full(len(measures), np.nan)
+    chosen = top_mask(measures, max(1, round(TOP_FRAMES * len(drop))))
+    return (chosen * gain).sum(-1) / gain.sum()
+
+
 def _question(
-    session: StreamSession, grid: Grid, question: str, target: Target, slot: int
+    session: StreamSession, grid: Grid, asked: Question, target: Target, slot: int
 ) -> dict[str, Array]:
     """Measures of one question and how they relate."""
+    question = asked.text
     tokens = token_measures(session, grid, question, target)  # [measure, layer, head, frame, slot]
     flat = np.abs(tokens).reshape(*tokens.shape[:3], -1)
     by_name = dict(zip(MEASURES, flat, strict=True))
@@ -211,6 +235,7 @@ def _question(
                 layer[..., -newest:, :].sum((-2, -1)) / total * grid.frames / newest,
                 layer[..., slot].sum(-1) / total * grid.slots,
                 layer[..., 0, :].sum(-1) / total * grid.frames,
+                _on_evidence(layer, total, grid, asked),
             ],
             -1,
         )
@@ -222,15 +247,30 @@ def _question(
     margin = target.margin(logits)
     drop = margin[0] - margin[2:]
     frame = np.stack([tokens[0], tokens[1], tokens[2]]).sum((1, 2, 4))  # [measure, frame]
-    use = spearman(np.concatenate([frame, np.arange(grid.frames)[None]]), drop[None].repeat(4, 0))
+    ranked = np.concatenate([frame, np.arange(grid.frames)[None]])
+    use = spearman(ranked, drop[None].repeat(len(ranked), 0))
+    found = captured(ranked, drop)
+    chance = max(1, round(TOP_FRAMES * grid.frames)) / grid.frames
     return {
         "ranks": ranks,
         "overlap": overlap,
         "sets": np.moveaxis(sets, 0, -1),
         "use": use,
+        "captured": np.append(found, np.where(np.isfinite(found[0]), chance, np.nan)),
         "cost": np.asarray(margin[0] - margin[1]),
         "needed": np.asarray((drop > 0.1).mean()),
     }
+
+
+def _on_evidence(layer: Array, total: Array, grid: Grid, asked: Question) -> Array:
+    """Share of the frames that hold the answer's evidence over their uniform share, [measure, layer]; NaN where
+    there are none, or where the model merges frames."""
+    frames = np.asarray(asked.evidence_frames, dtype=int)
+    if frames.size == 0 or asked.time_frame + 1 != grid.frames:
+        return np.full(total.shape, np.nan)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        share = layer[..., frames, :].sum((-2, -1)) / total
+    return share * grid.frames / frames.size
 
 
 @torch.inference_mode()
@@ -338,30 +378,35 @@ def _set_table(found: dict[str, Array]) -> Table:
 
 
 def _use_table(found: dict[str, Array]) -> Table:
-    """Correlation with use by horizon."""
-    own = cluster_bootstrap(found["use"])
+    """Use found by the top frames of each measure, and rank correlation with use, by horizon."""
+    own, rank = cluster_bootstrap(found["captured"]), found["use"].mean(0)
+    names = (*MEASURES, "newest frames (null)", "random frames (null)")
     rows = [
-        (measure, horizon, *own.ends(i, j))
+        (name, horizon, *own.ends(i, j), float(rank[i, j]) if j < rank.shape[1] else 0.0)
         for i, horizon in enumerate(HORIZONS)
-        for j, measure in enumerate((*MEASURES, "recency (null)"))
+        for j, name in enumerate(names)
     ]
     return Table(
         "use",
-        ("series", "horizon", "value", "low", "high"),
+        ("series", "horizon", "value", "low", "high", "rank_correlation"),
         tuple(rows),
-        "Rank correlation over frames with the drop of the margin when the frame is hidden.",
+        "Share of the use (drop when a frame is hidden) on the top tenth of the frames by each measure.",
     )
 
 
 def _negatives(findings: Sequence[Finding], found: dict[str, Array]) -> tuple[str, ...]:
     """What did not come out as expected, in numbers."""
     agree = np.nanmean(found["ranks"], axis=(0, 1, 2))
+    evidence = np.nanmean(found["sets"][:, :, SETS.index("evidence frames")], axis=0)
+    best = evidence[:, 0].argmax()
     said = [
         "Over tokens, "
         + ", ".join(
             f"{a} and {b} rank-correlate by {r:.2f}" for (a, b), r in zip(PAIRS, agree, strict=True)
         )
         + " (mean over heads).",
+        f"Frames with the evidence get {np.nanmean(evidence[:, 0]):.2f} times their uniform share of mass on average "
+        f"over layers, {evidence[best, 0]:.2f} times in layer {best}.",
         "Direct attribution leaves out what tokens do through later layers.",
     ]
     said += [

@@ -65,12 +65,15 @@ def knocked_logits(
     segment = session.engine.adapter.question(question)
     new, cached = len(segment), len(session.table)
     per_copy = new * (cached + new) * session.engine.query_heads
-    batch = max(1, ROW_KEYS // per_copy)
+    # Copies see each other's columns only to be masked: few enough that these stay a minor part.
+    batch = max(1, min(ROW_KEYS // per_copy, cached // (2 * new)))
+    # Conditions on the same layers together: a pass edits only the layers that one of its copies needs.
+    order = sorted(range(len(conditions)), key=lambda i: sorted(conditions[i].layers))
     out: list[Tensor] = []
-    for start in range(0, len(conditions), batch):
-        some = conditions[start : start + batch]
+    for start in range(0, len(order), batch):
+        some = [conditions[i] for i in order[start : start + batch]]
         out.append(_pass(session, segment, some))
-    return torch.cat(out)
+    return torch.cat(out)[torch.as_tensor(order).argsort()]
 
 
 def _pass(session: StreamSession, segment: Any, conditions: Sequence[Condition]) -> Tensor:

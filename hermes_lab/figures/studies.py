@@ -370,7 +370,7 @@ def use_bars(columns: Columns) -> go.Figure:
     figure = go.Figure()
     for number, (name, mine) in enumerate(by_series(rows_of(columns)).items()):
         add_bars(figure, mine, "horizon", name, number=number)
-    return styled(figure, x="horizon", y="rank correlation with the drop", height=320)
+    return styled(figure, x="horizon", y="share of the use found", height=320)
 
 
 def agreement_bars(columns: Columns) -> go.Figure:
