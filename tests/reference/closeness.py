@@ -7,7 +7,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-RELATIVE = 4e-6  # of the largest expected value; fp32 through four layers rounds to 3e-7 .. 2.1e-6 here
+RELATIVE = (
+    4e-6  # of the largest expected value; fp32 through four layers rounds to 3e-7 .. 2.1e-6 here
+)
 EFFECT = 250  # an effect under test must move its numbers by so many tolerances at least
 
 Values = Tensor | npt.NDArray[np.floating]
