@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from hermes_lab.cli.console import errors, out, print_json
+from hermes_lab.cli.console import errors, print_json
 
 
 def bench(
@@ -42,7 +42,7 @@ def bench(
     if as_json:
         print_json(report.to_json())
     else:
-        out.print(report.table(), markup=False)
+        print(report.table())
 
 
 def add_to(app: typer.Typer) -> None:

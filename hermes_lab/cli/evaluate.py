@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.progress import Progress
 
-from hermes_lab.cli.console import errors, out, print_json
+from hermes_lab.cli.console import errors, print_json
 from hermes_lab.errors import LabError
 
 
@@ -47,7 +47,7 @@ def evaluate(
     if as_json:
         print_json(result.to_json())
     else:
-        out.print(result.table(), markup=False)
+        print(result.table())
 
 
 def add_to(app: typer.Typer) -> None:
