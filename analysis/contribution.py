@@ -86,7 +86,9 @@ CLAIMS = (
 def run(context: StudyContext) -> StudyResult:
     """Run the study; see the module docstring."""
     found = measure(context)
-    mass, value, logit, recent, chance = np.nanmean(found["captured"], axis=1).T
+    by_stream = _known_mean(found["captured"], 1)
+    # Where no frame is needed no measure can find any: all stand at chance.
+    mass, value, logit, recent, chance = np.where(np.isnan(by_stream), TOP_FRAMES, by_stream).T
     cost = found["cost"].mean(1)
     panels = (
         (mass, {"random frames": chance, "newest frames": recent}),
@@ -144,7 +146,7 @@ def run(context: StudyContext) -> StudyResult:
             leave_one_out(mass, "use found by attention mass"),
             "by horizon: "
             + ", ".join(
-                f"{h} {np.nanmean(found['captured'][:, i, 0]):.2f}" for i, h in enumerate(HORIZONS)
+                f"{h} {_known_mean(found['captured'][:, i, 0]):.2f}" for i, h in enumerate(HORIZONS)
             ),
             "rank correlation over all frames instead: "
             + ", ".join(f"{m} {found['use'][..., i].mean():.2f}" for i, m in enumerate(MEASURES)),
@@ -177,7 +179,7 @@ def measure(context: StudyContext) -> dict[str, Array]:
             parts.append(_question(session, grid, question, target, slot))
             horizons.append(HORIZONS.index(question.horizon))
         out = {
-            name: np.nanmean([p[name] for p in parts], axis=0)
+            name: _known_mean(np.asarray([p[name] for p in parts]))
             for name in ("ranks", "overlap", "sets")
         }
         which = np.asarray(horizons)
@@ -198,11 +200,12 @@ def _mean(values: Array) -> Array:
     return np.nan_to_num(values).mean(0)
 
 
-def _known_mean(values: Array) -> Array:
-    """Mean over the questions where it is defined, NaN where it is for none."""
+def _known_mean(values: Array, axis: int | tuple[int, ...] = 0) -> Array:
+    """Mean where there is a value, NaN where there is none."""
     known = np.isfinite(values)
-    count = known.sum(0)
-    return np.where(count > 0, np.where(known, values, 0).sum(0) / np.maximum(count, 1), np.nan)
+    count = known.sum(axis)
+    total = np.where(known, values, 0).sum(axis)
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 
 def captured(measures: Array, drop: Array) -> Array:
@@ -322,7 +325,7 @@ def _rank_table(found: dict[str, Array]) -> Table:
     """Agreement of measures over tokens by layer."""
     rows: list[tuple[Any, ...]] = []
     for i, (a, b) in enumerate(PAIRS):
-        values = np.nanmean(found["ranks"][..., i], axis=2)
+        values = _known_mean(found["ranks"][..., i], 2)
         table = curve_table("t", "layer", {f"{a} and {b}": values}, "")
         rows += table.rows
     layers = found["ranks"].shape[1]
@@ -396,16 +399,16 @@ def _use_table(found: dict[str, Array]) -> Table:
 
 def _negatives(findings: Sequence[Finding], found: dict[str, Array]) -> tuple[str, ...]:
     """What did not come out as expected, in numbers."""
-    agree = np.nanmean(found["ranks"], axis=(0, 1, 2))
-    evidence = np.nanmean(found["sets"][:, :, SETS.index("evidence frames")], axis=0)
-    best = evidence[:, 0].argmax()
+    agree = _known_mean(found["ranks"], (0, 1, 2))
+    evidence = _known_mean(found["sets"][:, :, SETS.index("evidence frames")])
+    best = np.nan_to_num(evidence[:, 0]).argmax()
     said = [
         "Over tokens, "
         + ", ".join(
             f"{a} and {b} rank-correlate by {r:.2f}" for (a, b), r in zip(PAIRS, agree, strict=True)
         )
         + " (mean over heads).",
-        f"Frames with the evidence get {np.nanmean(evidence[:, 0]):.2f} times their uniform share of mass on average "
+        f"Frames with the evidence get {_known_mean(evidence[:, 0]):.2f} times their uniform share of mass on average "
         f"over layers, {evidence[best, 0]:.2f} times in layer {best}.",
         "Direct attribution leaves out what tokens do through later layers.",
     ]
