@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from hermes_lab.cli.console import out, print_json
+from hermes_lab.errors import LabError
 
 
 def world(
@@ -24,6 +25,8 @@ def world(
     """
     from hermes_lab.worlds import export
 
+    if camera != "still" and camera != "pan" and camera != "panzoom":
+        raise LabError(f"There is no camera {camera!r}; take still, pan or panzoom.")
     exported = export(seed, minutes, out_dir, camera=camera)
     if as_json:
         print_json({"video": str(exported.video), "json": str(exported.questions)})
