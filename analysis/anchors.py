@@ -247,7 +247,7 @@ def run(context: StudyContext) -> StudyResult:
             ),
             FigureSpec(
                 "heads", "head_map", ("heads",), "Anchor share by head",
-                "Every head's share; hatched grey where it is not beyond its strongest null.",
+                "Every head's share; crossed where it is not beyond its strongest null.",
                 "Why a head attends there.", {"label": "share vs uniform", "reference": 1.0},
             ),
             FigureSpec(

@@ -224,7 +224,7 @@ def run(context: StudyContext) -> StudyResult:
                 "head_map",
                 ("heads",),
                 "Recency by head",
-                "Every head's share; hatched grey where it is not beyond its strongest null.",
+                "Every head's share; crossed where it is not beyond its strongest null.",
                 "Why a head attends there.",
                 {"label": "share vs uniform", "reference": 1.0},
             ),

@@ -25,6 +25,7 @@ from hermes_lab.figures.study_parts import (
     has_null,
     is_null,
     mark,
+    panels,
     rows_of,
     unique,
 )
@@ -52,15 +53,16 @@ def draw(function: str, tables: Sequence[Columns], **options: Any) -> go.Figure:
 
 # --- nulls and heads ---------------------------------------------------------------------------------
 def null_panel(columns: Columns) -> go.Figure:
-    """Every claim's metric as observed and under each control, on one axis a claim."""
-    rows = rows_of(columns)
+    """Every claim's metric as observed and under each control, on one axis a claim (preconditions, which have
+    other units, are left to the table)."""
+    rows = [row for row in rows_of(columns) if row["role"] != "capable"]
     names = unique(rows, "claim")
     figure = make_subplots(
         rows=len(names), cols=1, subplot_titles=names, vertical_spacing=min(0.08, 0.5 / len(names))
     )
     styles = {
         "estimate": (SERIES[0], "circle"), "exceed": (GREY, "x"), "persist": (SERIES[2], "diamond"),
-        "capable": (SERIES[1], "square"), "context": (SERIES[5], "circle-open"),
+        "context": (SERIES[5], "circle-open"),
     }  # fmt: skip
     for place, name in enumerate(names, 1):
         mine = [row for row in rows if row["claim"] == name]
@@ -70,7 +72,7 @@ def null_panel(columns: Columns) -> go.Figure:
                 continue
             label = {
                 "estimate": "observed", "exceed": "null", "persist": "must persist",
-                "capable": "precondition", "context": "context",
+                "context": "context",
             }[role]  # fmt: skip
             figure.add_scatter(
                 x=[row["value"] for row in chosen], y=[row["condition"] for row in chosen], name=label,
@@ -81,7 +83,7 @@ def null_panel(columns: Columns) -> go.Figure:
         observed = next(row["value"] for row in mine if row["role"] == "estimate")
         mark(figure, observed, {"color": SERIES[0], "width": 1}, (place, 1))
     lines = sum(len([r for r in rows if r["claim"] == n]) for n in names)
-    return styled(figure, height=140 + 22 * lines + 60 * len(names))
+    return panels(figure, height=140 + 22 * lines + 60 * len(names))
 
 
 def head_map(columns: Columns, *, label: str = "value", reference: float = 0.0) -> go.Figure:
@@ -91,7 +93,7 @@ def head_map(columns: Columns, *, label: str = "value", reference: float = 0.0) 
     by = {(row["layer"], row["head"]): row for row in rows}
     grid = [[by[layer, head] for head in heads] for layer in layers]
     values = [[row["value"] for row in line] for line in grid]
-    reach = max((abs(v - reference) for line in values for v in line if v is not None), default=1.0)
+    known = [v for line in values for v in line if v is not None]
     text = [
         [
             f"layer {r['layer']}, head {r['head']}: {r['value']:.3g} [{r['low']:.3g}, {r['high']:.3g}]<br>"
@@ -103,7 +105,7 @@ def head_map(columns: Columns, *, label: str = "value", reference: float = 0.0) 
     figure = go.Figure(
         go.Heatmap(
             z=values, x=heads, y=layers, colorscale=DIVERGING, zmid=reference,
-            zmin=reference - reach, zmax=reference + reach, colorbar={"title": label}, text=text,
+            zmin=min([reference, *known]), zmax=max([reference, *known]), colorbar={"title": label}, text=text,
             hovertemplate="%{text}<extra></extra>",
         )
     )  # fmt: skip
@@ -143,7 +145,7 @@ def age_profiles(columns: Columns) -> go.Figure:
             add_line(
                 figure, some, "age_frames", name, number=number, place=(1, place), legend=place == 1
             )
-    styled(figure, x="age (frames)", height=360)
+    panels(figure, x="age (frames)", height=360)
     return figure.update_yaxes(title_text="share vs uniform (1.0x)", col=1).update_yaxes(type="log")
 
 
@@ -189,7 +191,7 @@ def slot_maps(columns: Columns, *, cols: int = 1) -> go.Figure:
                 ),
                 row=i, col=j,
             )  # fmt: skip
-    styled(figure, height=180 * len(bands) + 60)
+    panels(figure, height=180 * len(bands) + 60)
     figure.update_layout(
         coloraxis={"colorscale": DIVERGING, "cmid": 1.0, "colorbar": {"title": "share vs uniform"}}
     )
@@ -212,7 +214,7 @@ def feature_curves(columns: Columns, partition: Columns) -> go.Figure:
                 for key, dash in (("first_layer", "solid"), ("paper", "dot")):
                     line = {"color": "#000000", "width": 1, "dash": dash}
                     mark(figure, edge[key] - 0.5, line, where)
-    return styled(figure, x="layer", height=300 * -(-len(names) // 2))
+    return panels(figure, x="layer", height=300 * -(-len(names) // 2))
 
 
 def feature_heads(columns: Columns) -> go.Figure:
@@ -231,7 +233,7 @@ def feature_heads(columns: Columns) -> go.Figure:
                 text=[f"head {row['head']}" for row in some], meta=NULL if grey else None,
                 row=place // 2 + 1, col=place % 2 + 1,
             )  # fmt: skip
-    return styled(figure, x="layer", height=300 * -(-len(names) // 2))
+    return panels(figure, x="layer", height=300 * -(-len(names) // 2))
 
 
 def depth_models(columns: Columns) -> go.Figure:
@@ -260,7 +262,7 @@ def window_curves(columns: Columns) -> go.Figure:
         add_reference(
             figure, unique(mine, "window"), 0.0, "nothing hidden", (1, place), legend=place == 1
         )
-    styled(figure, x="window of layers", height=340)
+    panels(figure, x="window of layers", height=340)
     return figure.update_yaxes(title_text="drop (all video = 1)", col=1)
 
 
@@ -277,7 +279,7 @@ def dose_curves(columns: Columns) -> go.Figure:
         add_reference(
             figure, unique(mine, "frames"), 0.0, "nothing hidden", (1, place), legend=place == 1
         )
-    styled(figure, x="frames", height=340)
+    panels(figure, x="frames", height=340)
     figure.update_xaxes(type="log")
     return figure.update_yaxes(title_text="drop (all video = 1)", col=1)
 
@@ -301,7 +303,7 @@ def lens_curves(columns: Columns) -> go.Figure:
             figure, chance, "layer", f"chance, {name}", number=number, place=(1, 2), legend=False
         )
     add_reference(figure, unique(rows, "layer"), 0.0, "no preference", (1, 1), legend=False)
-    return styled(figure, x="layer", height=340)
+    return panels(figure, x="layer", height=340)
 
 
 # --- bars --------------------------------------------------------------------------------------------
@@ -345,7 +347,7 @@ def knockout_matrix(columns: Columns) -> go.Figure:
                                                 "size": 9, "line": {"color": GREY, "width": 2}},
                         meta=NULL, row=i, col=j,
                     )  # fmt: skip
-    styled(figure, height=330 * len(directions))
+    panels(figure, height=330 * len(directions))
     return figure.update_yaxes(title_text="drop (all video = 1)", col=1)
 
 
@@ -361,7 +363,7 @@ def set_shares(columns: Columns) -> go.Figure:
                 figure, some, "layer", measure, number=number, place=(1, place), legend=place == 1
             )
         add_reference(figure, unique(mine, "layer"), 1.0, "uniform", (1, place), legend=place == 1)
-    styled(figure, x="layer", height=340)
+    panels(figure, x="layer", height=340)
     return figure.update_yaxes(title_text="share vs uniform", col=1)
 
 
@@ -381,7 +383,7 @@ def agreement_bars(columns: Columns) -> go.Figure:
         mine = [row for row in rows if row["horizon"] == horizon]
         for number, (name, some) in enumerate(by_series(mine).items()):
             add_bars(figure, some, "band", name, number=number, place=(1, place), legend=place == 1)
-    styled(figure, height=380)
+    panels(figure, height=380)
     return figure.update_yaxes(title_text="rank correlation", col=1)
 
 
@@ -395,7 +397,7 @@ def policy_bars(columns: Columns) -> go.Figure:
             add_bars(
                 figure, some, "horizon", name, number=number, place=(1, place), legend=place == 1
             )
-    styled(figure, height=400)
+    panels(figure, height=400)
     figure.update_xaxes(showticklabels=False, title_text="")
     return figure.update_yaxes(title_text="margin kept (full cache = 1)", col=1)
 

@@ -8,7 +8,7 @@ from typing import Any, cast
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from hermes_lab.figures.theme import DASHES, GREY, SERIES, rgb
+from hermes_lab.figures.theme import DASHES, GREY, SERIES, rgb, styled
 
 Columns = Mapping[str, Sequence[Any]]
 Row = Mapping[str, Any]
@@ -65,7 +65,7 @@ def add_line(
         figure.add_scatter(
             x=[*xs, *reversed(xs)],
             y=[*(row["high"] for row in rows), *(row["low"] for row in reversed(rows))],
-            fill="toself", fillcolor=f"rgba({red},{green},{blue},0.18)", line={"width": 0},
+            mode="lines", fill="toself", fillcolor=f"rgba({red},{green},{blue},0.18)", line={"width": 0},
             hoverinfo="skip", showlegend=False, legendgroup=name, **where,
         )  # fmt: skip
     dash = DASHES[1 + number % (len(DASHES) - 1)] if grey else DASHES[number % len(DASHES)]
@@ -133,6 +133,16 @@ def facets(titles: Sequence[str], *, rows: int = 1, shared: bool = True) -> go.F
         rows=rows, cols=columns, subplot_titles=list(titles), shared_yaxes=shared,
         horizontal_spacing=0.05, vertical_spacing=0.18,
     )  # fmt: skip
+
+
+def panels(figure: go.Figure, *, x: str = "", height: int) -> go.Figure:
+    """Style a figure of several titled panels; the legend goes below them."""
+    styled(figure, x=x, height=height)
+    figure.update_layout(
+        legend={"orientation": "h", "y": -70 / max(height - 140, 1), "yanchor": "top", "x": 0},
+        margin={"t": 36, "b": 110},
+    )
+    return figure
 
 
 def unique(rows: Sequence[Row], key: str) -> list[Any]:
