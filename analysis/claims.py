@@ -210,7 +210,9 @@ def null(
     observed = np.asarray(observed, dtype=float)
     versions = np.atleast_2d(np.asarray(control, dtype=float))
     versions = np.broadcast_to(versions, (len(versions), len(observed)))
-    strongest = versions[np.nanargmax(np.nanmean(versions, 1))]
+    known = np.isfinite(versions)
+    sums, count = np.where(known, versions, 0).sum(1), known.sum(1)
+    strongest = versions[np.where(count > 0, sums / np.maximum(count, 1), -np.inf).argmax()]
     return Control(
         name=name,
         role=role,

@@ -42,13 +42,13 @@ def ranking_stability(
     means = weighted_means(values, resample_counts(len(values), 2 * draws, seed))
     chosen = top_mask(means, top)
     overlap = jaccard(chosen[:draws], chosen[draws:])
-    ranks = spearman(means[:draws], means[draws:])
+    ranks = np.nan_to_num(spearman(means[:draws], means[draws:]))  # equal scores rank nothing
     return Stability(
         jaccard=float(overlap.mean()),
         jaccard_low=float(np.quantile(overlap, 0.05)),
         chance_jaccard=chance_jaccard(top, values.shape[1]),
-        spearman=float(np.nanmean(ranks)),
-        spearman_low=float(np.nanquantile(ranks, 0.05)),
+        spearman=float(ranks.mean()),
+        spearman_low=float(np.quantile(ranks, 0.05)),
         selection=chosen.mean(0),
         top=top,
     )

@@ -184,7 +184,7 @@ def method_controls(folder: Path, settings: Settings, progress: Progress) -> lis
     rows: list[Control] = []
     for model, expected in EXPECTED.items():
         context = StudyContext(
-            load_lab(model), folder / "controls", settings, True, progress, f"study --model {model}"
+            load_lab(model), folder, settings, True, progress, f"study --model {model}"
         )
         for study in ("recency", "anchors"):
             for f in run_study(study, context).findings:
@@ -204,9 +204,7 @@ def replications(model: str, folder: Path, settings: Settings, progress: Progres
         except LabError as error:
             logger.info("No replication on %s: %s", name, error)
             continue
-        context = StudyContext(
-            lab, folder / "controls", settings, True, progress, f"study --model {name}"
-        )
+        context = StudyContext(lab, folder, settings, True, progress, f"study --model {name}")
         for study in (*STRUCTURAL, "knockout", "consequence"):
             for f in run_study(study, context).findings:
                 rows.append(Control.of("replication", name, f, None))

@@ -145,6 +145,14 @@ def test_a_control_without_a_number_counts_as_not_run():
         ruling(observed, NullPanel(tuple(controls)))
 
 
+def test_a_null_without_any_value_counts_as_not_run():
+    observed = streams(2.0)
+    controls = panel(observed).controls[1:]
+    empty = claims.null("uniform", observed, np.full(STREAMS, np.nan))
+    with pytest.raises(claims.ControlsMissing, match="uniform"):
+        ruling(observed, NullPanel((empty, *controls)))
+
+
 def test_many_claims_are_corrected_together():
     observed = streams(1.45, 0.45)
     one = ruling(observed, panel(observed))
