@@ -25,7 +25,7 @@ IMAGES = ROOT / "docs" / "images"
 SIZE = {"width": 1280, "height": 800}
 LARGEST_BYTES = 250_000
 LARGEST_MOVING_BYTES = 1_500_000
-PATIENCE_MS = 240_000
+PATIENCE_MS = 900_000
 MOVING_FRAMES = 40
 SHOTS = {
     "live": "/?step={step}&layer=8&token=900",
@@ -57,7 +57,7 @@ def main() -> int:
                     page.goto(address + path.format(step=6))
                     shoot(page, f"{name}-{scheme}")
             if not only or "lab" in only:
-                page.goto(f"{address}/lab?source=world:seed%3D7,frames%3D64&model={options.model}")
+                page.goto(f"{address}/lab?source=world:seed%3D7,frames%3D48&model={options.model}")
                 settled(page)
                 page.get_by_role("button", name="Compare").click()
                 expect(page.get_by_text("What they keep")).to_be_visible(timeout=PATIENCE_MS)
@@ -70,8 +70,12 @@ def main() -> int:
 
 def shoot(page: Page, name: str) -> None:
     """One page at rest, as a small PNG."""
-    settled(page, 120)
-    page.wait_for_timeout(2500)
+    settled(page, PATIENCE_MS / 1000)
+    if not name.startswith(("findings", "recordings", "atlas")):
+        page.wait_for_function("(window.__hermesStripDraws || 0) >= 1")
+    if not name.startswith("live"):
+        page.locator(".js-plotly-plot .main-svg").first.wait_for(state="attached")
+    page.wait_for_timeout(6000)
     picture = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
     target = IMAGES / f"{name}.png"
     for colours in (256, 128, 64):

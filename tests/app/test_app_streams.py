@@ -112,8 +112,8 @@ def test_a_broken_upload_is_one_sentence(open_page, data: bytes) -> None:
     app.selectbox(key="w_source_kind").set_value("Upload").run()
     app.file_uploader(key="w_upload").set_value(("holiday.mp4", data, "video/mp4")).run()
     sound(app)
-    (error,) = {e.value for e in app.error}
-    assert "holiday.mp4" in error
+    # other errors of the same browser session may still be shown
+    (error,) = {e.value for e in app.error if "holiday.mp4" in e.value}
     assert "Traceback" not in error
     assert next(b for b in app.button if b.label == "Start").disabled
 
