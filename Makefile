@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 # One torch thread per test process: two processes share two cores better than four threads do
 TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
 
-.PHONY: help demo test check format types dashboard docs clean
+.PHONY: help demo test browser check format types dashboard docs clean
 
 help:  ## list what can be made
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -35,8 +35,11 @@ demo: $(VENV)/.run  ## stream the bundled clip into the default model, ask, reco
 dashboard: $(VENV)/.run  ## open the dashboard on localhost
 	$(BIN)/hermes-lab dashboard
 
-test: $(VENV)/.dev  ## run all tests
-	$(TEST_ENV) $(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST)
+test: $(VENV)/.dev  ## run all tests but those that drive a browser
+	$(TEST_ENV) $(BIN)/python -m pytest -n 2 --dist loadfile -m "not browser" $(PYTEST)
+
+browser: $(VENV)/.dev  ## drive the dashboard in a real Chromium (needs one on the PATH)
+	$(TEST_ENV) $(BIN)/python -m pytest tests/browser $(PYTEST)
 
 check: $(VENV)/.dev  ## lint, formatting and types
 	$(BIN)/ruff check .
