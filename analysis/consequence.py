@@ -100,7 +100,8 @@ def policies_of(context: StudyContext) -> dict[str, Policy]:
     tokens = (
         context.settings.frames // context.layout.frames_per_group * context.layout.visual_tokens
     )
-    budget = max(2 * context.layout.visual_tokens, int(SHARE * tokens))
+    prefix = len(context.lab.adapter.prefix())  # a session refuses budgets below it
+    budget = max(2 * context.layout.visual_tokens, int(SHARE * tokens), prefix)
     sizes = [len(b) for b in context.paper_bands]
     paper: tuple[Band, ...] = tuple(b for b, n in zip(BANDS, sizes, strict=True) for _ in range(n))
     first, second = automatic_partition(context).edges
