@@ -83,7 +83,7 @@ def _pass(session: StreamSession, segment: Any, conditions: Sequence[Condition])
 
     def blind(scores: Tensor, hook: Any) -> Tensor:
         layer = int(str(hook.name).split(".")[1])
-        return scores.masked_fill(masks[layer].to(scores.device), float("-inf"))
+        return scores.masked_fill_(masks[layer].to(scores.device), float("-inf"))
 
     single = torch.ones(new, new).tril()
     block = torch.block_diag(*[single] * copies).bool()

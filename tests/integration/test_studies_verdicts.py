@@ -182,6 +182,18 @@ def test_the_report_refuses_what_cannot_be_believed(results):
         report.build("m", [result], [failed])
 
 
+def test_the_same_studies_run_on_another_family(tmp_path, checkpoint):
+    """M-RoPE, merged frames, another template: no verdict may come out of a random checkpoint."""
+    model = str(checkpoint("qwen2_5_vl"))
+    settings = replace(TINY, development=2, held_out=3, causal_streams=3)
+    for name in study.STUDIES:
+        outcome = study.run(name, model, tmp_path / "out", True, settings=settings)
+        found = [f["verdict"] for f in outcome.to_json()["findings"]]
+        assert found
+        assert "supported" not in found
+    assert (tmp_path / "out" / "report.html").exists()
+
+
 def test_unknown_studies_and_missing_reports_are_told(tmp_path):
     with pytest.raises(LabError, match="did you mean 'recency'"):
         study.run("recencey", "planted", tmp_path)
