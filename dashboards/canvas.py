@@ -80,11 +80,13 @@ export default function (component) {
     paint(ctx, w, h, (row, x) => cells[row * columns + column[x]], palette, rowPx);
     const mark = (cell, colour) => {
       if (!cell) return;
-      ctx.strokeStyle = colour; ctx.lineWidth = 2;
-      const x0 = cell[1] * w / columns, wide = Math.max(4, w / columns);
-      ctx.strokeRect(x0 - 1, cell[0] * rowPx, wide + 2, rowPx - 1);
+      const x0 = cell[1] * w / columns, wide = Math.max(6, w / columns);
+      for (const [stroke, line] of [['#000000', 5], [colour, 2]]) {  // seen on any colour
+        ctx.strokeStyle = stroke; ctx.lineWidth = line;
+        ctx.strokeRect(x0 - 2, cell[0] * rowPx + 1, wide + 4, rowPx - 3);
+      }
     };
-    mark(head.chosen, '#D55E00');
+    mark(head.chosen, '#F0E442');
     mark(me.cursor, '#CC79A7');
   };
   draw();
@@ -159,7 +161,7 @@ export default function (component) {
     image.src = URL.createObjectURL(new Blob([bytes.subarray(4 + length)], { type: 'image/png' }));
   }
   image.alt = head.alt;
-  image.width = head.width;
+  image.style.width = head.width + 'px';
   const tip = box.querySelector('.tip');
   const choose = (n) => setTriggerValue('spot', n);
   const spotAt = (e) => {

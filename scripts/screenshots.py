@@ -28,8 +28,8 @@ LARGEST_MOVING_BYTES = 1_500_000
 PATIENCE_MS = 900_000
 MOVING_FRAMES = 40
 SHOTS = {
-    "live": "/?step={step}&layer=8&token=900",
-    "why": "/why?layer=8&token=700",
+    "live": "/?step={step}&layer=9&token=473",
+    "why": "/why?layer=9&token=176",
     "atlas": "/atlas?metric=recency&layer=6&head=1",
     "recordings": "/recordings",
     "findings": "/findings",

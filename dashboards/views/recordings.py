@@ -57,7 +57,7 @@ def one(store: Store, name: str) -> None:
     except LabError as error:
         st.error(str(error))
         return
-    st.code(summary.to_text(), language=None, wrap_lines=True)
+    st.code(summary.to_text().replace(str(recording.folder), name), language=None, wrap_lines=True)
     links = st.columns(5)
     with links[0]:
         go_to("live", "Replay it", recording=name)

@@ -64,21 +64,23 @@ def filmstrip(
     captions: Sequence[str],
     *,
     height_px: int = 84,
-    dark: bool = False,
 ) -> tuple[Picture, list[tuple[int, int]]]:
-    """Frames side by side with captions under them, and the first and last pixel column of each frame."""
+    """Frames side by side with captions under them, RGBA, and the first and last pixel column of each frame.
+
+    What is between and under the frames is transparent, and captions are grey, so that it fits any page.
+    """
     if not len(pictures):
-        return np.full((height_px, 8, 3), 18 if dark else 255, np.uint8), []
+        return np.zeros((height_px, 8, 4), np.uint8), []
     tiles = [overlay(p, s, height_px=height_px) for p, s in zip(pictures, shares, strict=True)]
     gap, foot = 4, 16
     width = sum(t.shape[1] + gap for t in tiles) - gap
-    sheet = Image.new("RGB", (width, height_px + foot), (14, 17, 23) if dark else (255, 255, 255))
+    sheet = Image.new("RGBA", (width, height_px + foot), (0, 0, 0, 0))
     pen = ImageDraw.Draw(sheet)
     spans: list[tuple[int, int]] = []
     x = 0
     for tile, caption in zip(tiles, captions, strict=True):
         sheet.paste(Image.fromarray(tile), (x, 0))
-        pen.text((x + 2, height_px + 2), caption, fill=(230, 230, 230) if dark else (40, 40, 40))
+        pen.text((x + 2, height_px + 2), caption, fill=(128, 128, 128, 255))
         spans.append((x, x + tile.shape[1]))
         x += tile.shape[1] + gap
     return np.asarray(sheet), spans
