@@ -6,6 +6,7 @@ Needs cairosvg and Pillow, which the package itself does not.
 
 from __future__ import annotations
 
+import importlib
 import io
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from hermes_lab.errors import LabError
 from hermes_lab.worlds.catalogue import (
     ICONS,
     KINDS,
@@ -43,9 +45,15 @@ def _svg(kind: str, fill_folder: Path) -> str:
 
 def rasterise(kind: str, size_px: int, fill_folder: Path) -> NDArray[np.uint8]:
     """Coverage 0..255 of one kind, shape (size, size)."""
-    import cairosvg
     from PIL import Image
 
+    try:
+        # By name, since the package does not require it and type checking must not either.
+        cairosvg = importlib.import_module("cairosvg")
+    except ImportError as error:
+        raise LabError(
+            "Drawing the sprites needs cairosvg: run `pip install cairosvg`, then start again."
+        ) from error
     png = cairosvg.svg2png(
         bytestring=_svg(kind, fill_folder).encode(), output_width=size_px, output_height=size_px
     )
