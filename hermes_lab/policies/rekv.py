@@ -62,20 +62,19 @@ class ReKV(Policy):
 
 
 def recall_frames(
-    question: RecallView, frames: int, *, cosine: bool, unit: int = 1, rotated: bool = False
+    question: RecallView, frames: int, *, cosine: bool, unit: int = 1
 ) -> Int[Tensor, "1 recalled"] | None:
     """Tokens of the frames whose mean key matches the question's mean query best; None for an empty memory.
 
     Args:
         unit: consecutive frames that are scored by their mean and retrieved together.
-        rotated: match the keys as cached instead of un-rotated ones.
     """
     view = question.view
     if view.tokens == 0:
         return None
     blocks = frame_blocks(view.frame[0])
-    keys = view.keys if rotated and view.keys is not None else view.keys_unrotated()
-    score = match(question.queries, block_means(keys.float(), blocks), cosine=cosine)
+    keys = block_means(view.keys_unrotated().float(), blocks)
+    score = match(question.queries, keys, cosine=cosine)
     group = torch.arange(len(blocks), device=score.device) // unit
     best = order_newest(_means(score, group))[: max(1, frames // unit)]
     return blocks.tokens(torch.isin(group, best))[None]

@@ -22,7 +22,7 @@ from hermes_lab.policies.base import (
     Scores,
     setting,
 )
-from hermes_lab.policies.gates import frames_of, recency, visual_features
+from hermes_lab.policies.gates import frames_of, recency
 from hermes_lab.policies.quantised import GroupQuantised
 from hermes_lab.policies.rekv import recall_frames
 
@@ -31,13 +31,13 @@ from hermes_lab.policies.rekv import recall_frames
 class StreamingTOM(Policy):
     """Two paths to G tokens a frame (CTR), then a memory of quantised groups that the question retrieves from (OQM).
 
-    A token is static if its features have a cosine above τ to the same cell of the frame before. The static share
-    ⌊G · n_static / n⌋ goes to density-peak centres of the static tokens, merged with their members; the rest to the dynamic
-    tokens of largest saliency. A group is a frame; its mean cached key is matched by cosine with the question's mean
-    query. Source: StreamingTOM (arXiv 2510.18269).
+    A token is static if its decoder embedding has a cosine above τ to the same cell of the frame before. The static
+    share ⌊G · n_static / n⌋ goes to density-peak centres of the static tokens, merged with their members; the rest to the
+    dynamic tokens of largest saliency. A group is a frame; the mean of its un-rotated keys is matched by cosine with the
+    question's mean un-rotated query. Source: StreamingTOM (arXiv 2510.18269).
 
-    Deviations: positions are compacted with the window, where the original keeps them; features and embeddings are
-    clustered and merged apart (features decide, decoder embeddings are averaged).
+    Deviations: positions are compacted with the window, where the original keeps them; only what has left the window is
+    quantised, where the original also encodes over quantised keys and values.
     """
 
     budget_tokens: int | None = setting(
@@ -62,7 +62,7 @@ class StreamingTOM(Policy):
     )
     dynamic_by: Literal["saliency", "norm"] = setting(
         "saliency",
-        "Rank of dynamic tokens: attention in the vision tower's last layer (paper), or feature norm where it has none.",
+        "Rank of dynamic tokens: attention in the vision tower's last layer (paper), or embedding norm where it has none.",
     )
     recall_tokens: int = setting(
         12_544, "Tokens that a question retrieves in each layer (paper).", minimum=1
@@ -73,7 +73,7 @@ class StreamingTOM(Policy):
     title: ClassVar[str] = "G tokens a frame, 4-bit groups retrieved at the question"
     source: ClassVar[str] = "StreamingTOM (arXiv 2510.18269)"
     licence: ClassVar[str] = "no licence file seen"
-    needs: ClassVar[frozenset[Need]] = frozenset({Need.FEATURES, Need.SALIENCY, Need.KEYS})
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.SALIENCY, Need.KEYS})
     archives: ClassVar[bool] = True
     recalls: ClassVar[bool] = True
     default_positions: ClassVar[str] = "eager"
@@ -85,19 +85,19 @@ class StreamingTOM(Policy):
 
     def admit(self, arrival: Arrival, memory: dict[str, Any]) -> Admission | None:
         """G tokens of every frame; markers stay."""
-        features, saliency = visual_features(arrival), self._saliency(arrival)
+        states, saliency = arrival.embeds[arrival.visual].float(), self._saliency(arrival)
         _, cells = frames_of(arrival)
         embeds = arrival.embeds.clone()
         keep = torch.ones(arrival.frame.shape, dtype=torch.bool, device=embeds.device)
         static_term = torch.zeros(arrival.frame.shape, device=embeds.device)
         merged_into: dict[int, int] = {}
         for cell in cells:
-            places, own = arrival.visual[cell], features[cell]
-            before = memory.get("features")
+            places, own = arrival.visual[cell], states[cell]
+            before = memory.get("embeds")
             static = torch.zeros(len(cell), dtype=torch.bool, device=own.device)
             if before is not None:
                 static = F.cosine_similarity(own, before, dim=-1) > self.static_similarity
-            memory["features"] = own
+            memory["embeds"] = own
             keep[places], static_term[places] = False, static.float()
             still, moving = static.nonzero()[:, 0], (~static).nonzero()[:, 0]
             n_still, n_moving = self.shares(len(still), len(moving))
@@ -132,11 +132,11 @@ class StreamingTOM(Policy):
     def recall(self, question: RecallView) -> Int[Tensor, "head recalled"] | None:
         """The best groups: as many as `recall_tokens` hold at G tokens each, rounded up."""
         groups = -(-self.recall_tokens // self.frame_tokens)
-        return recall_frames(question, groups, cosine=True, rotated=True)
+        return recall_frames(question, groups, cosine=True)
 
     def _saliency(self, arrival: Arrival) -> Float[Tensor, " visual"]:
         if self.dynamic_by == "norm":
-            return visual_features(arrival).norm(dim=-1)
+            return arrival.embeds[arrival.visual].float().norm(dim=-1)
         if arrival.saliency is None:
             raise PolicyError(
                 "Policy 'streamingtom' ranks tokens by the vision tower's attention, which this model does not show; "
@@ -145,14 +145,14 @@ class StreamingTOM(Policy):
         return arrival.saliency.float()
 
     def _clusters(
-        self, features: Float[Tensor, "static feature"], count: int
+        self, states: Float[Tensor, "static hidden"], count: int
     ) -> list[tuple[int, Int[Tensor, " member"]]]:
         """Centres and, for each, the other tokens nearest to it."""
         if count == 0:
             return []
-        distance = torch.cdist(features, features) / features.shape[1] ** 0.5
+        distance = torch.cdist(states, states) / states.shape[1] ** 0.5
         centres = density_peaks(distance, count, self.neighbours, self.denser)
-        others = torch.ones(len(features), dtype=torch.bool, device=features.device)
+        others = torch.ones(len(states), dtype=torch.bool, device=states.device)
         others[centres] = False
         rest = others.nonzero()[:, 0]
         nearest = distance[rest][:, centres].argmin(-1)

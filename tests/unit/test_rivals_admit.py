@@ -219,9 +219,9 @@ def reduce_by_hand(
 ) -> dict[int, Tensor]:
     """Two-path reduction of one frame: place -> embedding."""
     of = {p: i for i, p in enumerate(chunk.visual.tolist())}
-    feature = {p: chunk.features[of[p]] for p in places}
+    state = {p: chunk.embeds[p] for p in places}
     static = [
-        p for i, p in enumerate(places) if before is not None and cosine(feature[p], before[i]) > policy.static_similarity
+        p for i, p in enumerate(places) if before is not None and cosine(state[p], before[i]) > policy.static_similarity
     ]  # fmt: skip
     dynamic = [p for p in places if p not in static]
     g = policy.frame_tokens
@@ -233,7 +233,7 @@ def reduce_by_hand(
     if n_static == 0:
         return result
     away = {
-        (p, q): float((feature[p] - feature[q]).norm()) / FEATURES**0.5
+        (p, q): float((state[p] - state[q]).norm()) / HIDDEN**0.5
         for p in static
         for q in static
     }
@@ -277,7 +277,7 @@ def test_streamingtom_reduces_every_frame_to_g_tokens(denser: str, drift: float)
             reduced = reduce_by_hand(chunk, places, before, policy)
             assert len(reduced) == 5
             expected |= reduced
-            before = chunk.features[12 * number : 12 * (number + 1)]
+            before = chunk.embeds[places]
         assert admission.keep.tolist() == sorted(expected)
         for place, embed in zip(admission.keep.tolist(), admission.embeds, strict=True):
             torch.testing.assert_close(embed, expected[place])

@@ -75,12 +75,14 @@ def test_rekv_reads_all_of_a_short_stream_and_survives_an_empty_one() -> None:
     assert get("rekv").recall(asked(layer_view(frames=0))) is None
 
 
-def test_streamingtom_retrieves_groups_by_cosine_of_cached_keys() -> None:
+def test_streamingtom_retrieves_groups_by_cosine_of_unrotated_keys() -> None:
     view = layer_view(frames=8, seed=6)
     question = asked(view)
     policy = get("streamingtom", frame_tokens=4, recall_tokens=10)  # three groups of four
-    scores = frame_scores(question, view.keys, cosine=True)
+    scores = frame_scores(question, view.keys_unrotated(), cosine=True)
+    rotated = frame_scores(question, view.keys, cosine=True)
     best = sorted(scores, key=lambda f: (-scores[f], -f))[:3]
+    assert set(best) != set(sorted(rotated, key=lambda f: (-rotated[f], -f))[:3])
     assert frames_of(view, policy.recall(question)) == sorted(best)
 
 
