@@ -30,7 +30,9 @@ class DSCache(Policy):
     prefilled again with only the system prompt before them, so that old context does not leak into them; their cached
     versions are hidden. Source: DSCache (arXiv 2605.01858).
 
-    Deviation: the last frames are re-read at the resolution they came in (the released scripts double it for Qwen2.5-VL).
+    Deviations: the last frames are re-read at the resolution they came in (the released code re-reads the very last one at
+    another, doubled for Qwen2.5-VL); frames are prefilled as they come, where the released code prefills a frame into the
+    cumulative cache when it leaves the instant one, and holds one frame more there than it is asked to.
     """
 
     context_frames: int = setting(

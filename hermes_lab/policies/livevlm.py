@@ -29,8 +29,9 @@ class LiveVLM(Policy):
 
     S_j is the mean attention of the last visual queries. The candidates are cut into N buckets of `bucket_tokens` places
     (N · B = the long-term budget M): the best `free_share` · M tokens stay wherever they are, the others follow in
-    order of score as long as their bucket is not full. A question reads the best `recall_share` of pages of `page_tokens`
-    tokens, scored by the attention of its queries on mean un-rotated keys. Source: LiveVLM (arXiv 2505.15269).
+    order of score as long as their bucket is not full. A question reads the newest tokens, and of the rest the best
+    `recall_share` of pages of `page_tokens` tokens, scored by the attention of its queries on mean un-rotated keys.
+    Source: LiveVLM (arXiv 2505.15269).
 
     Not disclosed in the paper: the number of queries (here those of the newest frame), `free_share`, and the size of the
     short-term memory, here a share of the budget so that all methods hold as many tokens.
@@ -84,20 +85,23 @@ class LiveVLM(Policy):
         return torch.cat([long, short[older:]]).nonzero()[:, 0][None]
 
     def recall(self, question: RecallView) -> Int[Tensor, "head recalled"] | None:
-        """The best pages; the newest page is short by what does not fill it."""
-        if self.recall_share == 1.0 or question.view.tokens == 0:
+        """Short-term tokens and the best pages of the others; the newest page is short by what does not fill it."""
+        view = question.view
+        budget = view.budget_tokens or self.budget_tokens or view.tokens
+        older = max(0, view.tokens - int(self.short_share * budget))
+        if self.recall_share == 1.0 or older == 0:
             return None
-        tokens = question.view.tokens
-        of = torch.arange(tokens, device=question.view.ids.device) // self.page_tokens
+        of = torch.arange(older, device=view.ids.device) // self.page_tokens
         pages = Blocks(of, torch.full_like(of.unique(), -1), of.bincount())
-        means = block_means(question.view.keys_unrotated().float(), pages)
+        means = block_means(view.keys_unrotated()[:, :older].float(), pages)
         query = question.queries.float()
         means = means.repeat_interleave(query.shape[0] // means.shape[0], 0)
         logits = torch.einsum("hrd,hpd->hrp", query, means) / math.sqrt(query.shape[-1])
         best = order_newest(logits.softmax(-1).mean((0, 1)))
         chosen = torch.zeros(len(pages), dtype=torch.bool, device=of.device)
         chosen[best[: math.ceil(self.recall_share * len(pages))]] = True
-        return pages.tokens(chosen)[None]
+        short = torch.arange(older, view.tokens, device=of.device)
+        return torch.cat([pages.tokens(chosen), short])[None]
 
 
 def bucketed(

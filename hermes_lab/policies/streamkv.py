@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from hermes_lab.errors import PolicyError
@@ -48,11 +48,17 @@ class StreamKV(Policy):
 
     Deviations: the budget is fixed (the paper keeps a share of every segment); the summary frame of each segment is not
     built (compose with `with_summary`); every layer recalls the same number of frames (the paper shares these by top-p
-    too); the text of the guidance prompt is not published.
+    too). The released code, beside what `matching` offers, pulls layer budgets into a range around their mean, and
+    averages the two most alike frames of a segment that is too long where the paper ends it; its guidance prompt is a
+    paragraph that asks for objects, actions, text, causes and counts.
     """
 
     prompt: str = setting(
-        "Describe what happens in this video.", "Guidance prompt (text unpublished)."
+        "Describe what happens in this video.", "Guidance prompt (ours; the paper prints none)."
+    )
+    matching: Literal["cosine", "standardised"] = setting(
+        "cosine",
+        "π from cosines (paper), or from dot products less their mean over their deviation in the layer (released code).",
     )
     similarity: float = setting(
         0.99,
@@ -69,7 +75,7 @@ class StreamKV(Policy):
     name: ClassVar[str] = "streamkv"
     title: ClassVar[str] = "frames that match a prompt, budgets by global top-p"
     source: ClassVar[str] = "StreamKV (arXiv 2511.07278)"
-    licence: ClassVar[str] = "none published"
+    licence: ClassVar[str] = "no licence file"
     needs: ClassVar[frozenset[Need]] = frozenset(
         {Need.GUIDANCE, Need.QUERIES, Need.KEYS, Need.FEATURES}
     )
@@ -104,8 +110,8 @@ class StreamKV(Policy):
             raise PolicyError("Policy 'streamkv' reads the queries of its prompt, but got none.")
         blocks = frame_blocks(view.frame[0])
         keys = block_means(view.keys_unrotated().float(), blocks)
-        share = match(view.queries["guide"], keys, cosine=True).softmax(0)
-        pi = share[blocks.of][None]
+        pi = self._shares(match(view.queries["guide"], keys, cosine=self.matching == "cosine"))
+        pi = pi[blocks.of][None]
         segment = view.carried.get("segment")
         is_open = torch.zeros_like(pi, dtype=torch.bool)
         if segment is not None and not bool(segment.isnan().all()):
@@ -113,6 +119,12 @@ class StreamKV(Policy):
             members = torch.isin(blocks.of, blocks.of[newest[0] == newest.max()])
             is_open = members[None]
         return Scores(lifted(pi, is_open), {"match": pi, "open_segment": is_open.float()})
+
+    def _shares(self, score: Float[Tensor, " block"]) -> Float[Tensor, " block"]:
+        """π of each frame, which sums to 1 over the layer."""
+        if self.matching == "standardised" and len(score) > 1:
+            score = (score - score.mean()) / score.std().clamp_min(1e-12)
+        return score.softmax(0)
 
     def adapt_budgets(
         self, budgets: list[int], scores: Sequence[Scores], views: Sequence[LayerView]
@@ -148,7 +160,8 @@ class StreamKV(Policy):
             return None
         blocks = frame_blocks(question.view.frame[0])
         keys = block_means(question.view.keys_unrotated().float(), blocks)
-        best = order_newest(match(question.queries, keys, cosine=True))[: self.recall_frames]
+        score = match(question.queries, keys, cosine=self.matching == "cosine")
+        best = order_newest(score)[: self.recall_frames]
         chosen = torch.zeros(len(blocks), dtype=torch.bool, device=best.device)
         chosen[best] = True
         return blocks.tokens(chosen)[None]

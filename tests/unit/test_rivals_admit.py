@@ -233,9 +233,7 @@ def reduce_by_hand(
     if n_static == 0:
         return result
     away = {
-        (p, q): float((state[p] - state[q]).norm()) / HIDDEN**0.5
-        for p in static
-        for q in static
+        (p, q): float((state[p] - state[q]).norm()) / HIDDEN**0.5 for p in static for q in static
     }
     k = min(policy.neighbours, max(len(static) - 1, 1))
     density = {
@@ -273,7 +271,7 @@ def test_streamingtom_reduces_every_frame_to_g_tokens(denser: str, drift: float)
         chunk = arrival(frames=3, grid=(3, 4), seed=4, drift=drift, first_frame=3 * step)
         admission = policy.admit(chunk, memory)
         expected: dict[int, Tensor] = {p: chunk.embeds[p] for p in markers(chunk)}
-        for number, places in enumerate(frames_of(chunk).values()):
+        for places in frames_of(chunk).values():
             reduced = reduce_by_hand(chunk, places, before, policy)
             assert len(reduced) == 5
             expected |= reduced

@@ -341,8 +341,8 @@ def test_livevlm_buckets(capacity: int, free: float) -> None:
 
 
 # --- StreamKV -------------------------------------------------------------------------------------
-def pi_of(view: LayerView) -> list[float]:
-    """Softmax over frames of the cosine between mean query and mean un-rotated key, heads concatenated."""
+def pi_of(view: LayerView, matching: str = "cosine") -> list[float]:
+    """Softmax over frames of the match between mean query and mean un-rotated key, heads concatenated."""
     query = [float(x) for h in range(4) for x in view.queries["guide"][h].mean(0)]
     plain = view.keys_unrotated()
     match: list[float] = []
@@ -351,7 +351,11 @@ def pi_of(view: LayerView) -> list[float]:
         key = [
             mean([float(plain[h // 2, j, d]) for j in places]) for h in range(4) for d in range(8)
         ]
-        match.append(cosine(query, key))
+        dot = sum(q * k for q, k in zip(query, key, strict=True))
+        match.append(cosine(query, key) if matching == "cosine" else dot)
+    if matching == "standardised":
+        centre, spread = mean(match), statistics.stdev(match)
+        match = [(m - centre) / spread for m in match]
     top = sum(math.exp(m) for m in match)
     return [math.exp(m) / top for m in match]
 
@@ -366,14 +370,15 @@ def nucleus(pi: list[float], p: float) -> int:
     return count
 
 
+@pytest.mark.parametrize("matching", ["cosine", "standardised"])
 @pytest.mark.parametrize("frames", [(8, 8, 8, 8), (12, 3, 9, 6), (2, 20, 5, 5)])
-def test_streamkv_scores_and_global_top_p(frames: tuple[int, ...]) -> None:
+def test_streamkv_scores_and_global_top_p(frames: tuple[int, ...], matching: str) -> None:
     views = [
         layer_view(layer=i, frames=n, guidance=["guide"], seed=9 + i) for i, n in enumerate(frames)
     ]
-    policy = get("streamkv")
+    policy = get("streamkv", matching=matching)
     found = [policy.score(view) for view in views]
-    shares = [pi_of(view) for view in views]
+    shares = [pi_of(view, matching) for view in views]
     for score, pi in zip(found, shares, strict=True):
         same(score.total, [[share for share in pi for _ in range(4)]])
     budgets = policy.adapt_budgets([16] * 4, found, views)

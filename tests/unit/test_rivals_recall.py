@@ -86,18 +86,21 @@ def test_streamingtom_retrieves_groups_by_cosine_of_unrotated_keys() -> None:
     assert frames_of(view, policy.recall(question)) == sorted(best)
 
 
-def test_streamkv_recalls_frames_by_cosine() -> None:
+@pytest.mark.parametrize("matching", ["cosine", "standardised"])
+def test_streamkv_recalls_frames_by_their_match(matching: str) -> None:
     view = layer_view(frames=8, seed=6)
     question = asked(view)
-    scores = frame_scores(question, view.keys_unrotated(), cosine=True)
+    scores = frame_scores(question, view.keys_unrotated(), cosine=matching == "cosine")
     best = sorted(scores, key=lambda f: (-scores[f], -f))[:2]
-    assert frames_of(view, get("streamkv", recall_frames=2).recall(question)) == sorted(best)
+    policy = get("streamkv", recall_frames=2, matching=matching)
+    assert frames_of(view, policy.recall(question)) == sorted(best)
 
 
-def test_livevlm_reads_the_best_pages() -> None:
-    view = layer_view(frames=7, seed=8)  # 28 tokens: five pages of five, one of three
+def test_livevlm_reads_the_short_term_and_the_best_pages() -> None:
+    view = layer_view(frames=8, seed=8)  # 32 tokens: five pages of five, one of three, four newest
     question = asked(view)
-    found = get("livevlm", page_tokens=5, recall_share=0.4).recall(question)
+    policy = get("livevlm", budget_tokens=16, short_share=0.25, page_tokens=5, recall_share=0.4)
+    found = policy.recall(question)
     plain = view.keys_unrotated()
     pages = [list(range(i, min(i + 5, 28))) for i in range(0, 28, 5)]
     score = [0.0] * 6
@@ -109,7 +112,7 @@ def test_livevlm_reads_the_best_pages() -> None:
             for p, weight in enumerate(logits.softmax(0).tolist()):
                 score[p] += weight / 12
     best = sorted(range(6), key=lambda p: (-score[p], -p))[:3]  # 40 % of six pages, rounded up
-    assert found[0].tolist() == sorted(j for p in best for j in pages[p])
+    assert found[0].tolist() == [*sorted(j for p in best for j in pages[p]), 28, 29, 30, 31]
     assert get("livevlm", recall_share=1.0).recall(question) is None
 
 
