@@ -91,9 +91,14 @@ class Recipe:
 
 @dataclass(frozen=True)
 class PocketConfig:
-    """One model: its class, its shapes, its seed and its recipe."""
+    """One model: its class (`family`, a model type), its shapes, its seed and its recipe.
+
+    `init_from`, a shipped model's name or a folder, lends its decoder (see `hermes_lab.pocket.warm`).
+    """
 
     name: str = "pocket"
+    family: str = "llava_onevision"
+    init_from: str = ""
     seed: int = 0
     vision: VisionShape = field(default_factory=VisionShape)
     text: TextShape = field(default_factory=TextShape)
@@ -104,6 +109,7 @@ CONFIGS: dict[str, PocketConfig] = {
     "pocket": PocketConfig(),
     "pocket-s1": PocketConfig(name="pocket-s1", seed=1),
     "pocket-s2": PocketConfig(name="pocket-s2", seed=2),
+    "pocket-mrope": PocketConfig(name="pocket-mrope", family="qwen2_5_vl"),
 }
 
 

@@ -151,9 +151,11 @@ CHAT_TEMPLATE = (
 """The family's turns, with a system turn always there, so that a stream never starts on a bare question."""
 
 
-def tokenizer() -> PreTrainedTokenizerFast:
+def tokenizer(
+    words: tuple[str, ...] = WORDS, chat_template: str = CHAT_TEMPLATE
+) -> PreTrainedTokenizerFast:
     """Word-level tokenizer, blind to case, punctuation and white space; unknown words are one token."""
-    core = Tokenizer(models.WordLevel({w: i for i, w in enumerate(WORDS)}, unk_token=UNKNOWN))
+    core = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token=UNKNOWN))
     core.normalizer = normalizers.Sequence(  # pyright: ignore[reportAttributeAccessIssue]  # setter untyped
         [normalizers.Lowercase(), normalizers.Replace("color", "colour")]
     )
@@ -168,8 +170,10 @@ def tokenizer() -> PreTrainedTokenizerFast:
             pad_token=PAD,
             unk_token=UNKNOWN,
             eos_token=TURN_END,
-            additional_special_tokens=[TURN_START, IMAGE, VIDEO],
-            chat_template=CHAT_TEMPLATE,
+            additional_special_tokens=[
+                w for w in words if w.startswith("<") and w not in (PAD, UNKNOWN, TURN_END)
+            ],
+            chat_template=chat_template,
             clean_up_tokenization_spaces=False,
             model_max_length=8192,
         ),
