@@ -29,15 +29,15 @@ class Stream:
 
     Attributes:
         cache: keys and values per layer.
-        positions: position of every token.
+        reach: largest position in use up to every token; text that follows starts behind it.
         prefix: number of tokens before the first frame.
-        tapped: residual stream of the frame tokens before layer `tap`, where one was asked for.
+        tapped: residual stream of the frame tokens before each of the layers in `taps`.
     """
 
     cache: KeyValues
-    positions: Int[Tensor, "stream token"]
+    reach: Int[Tensor, "stream token"]
     prefix: int
-    tapped: Float[Tensor, "stream token width"] | None
+    tapped: tuple[Float[Tensor, "stream token width"], ...]
 
 
 @dataclass(frozen=True)
@@ -109,25 +109,29 @@ def watch(
     model: Any,
     features: Float[Tensor, "stream token width"],
     prefix_ids: Sequence[int],
-    positions: Int[Tensor, "stream token"],
-    tap: int = 0,
+    positions: Int[Tensor, "*axis stream token"],
+    taps: Sequence[int] = (),
 ) -> Stream:
-    """One causal pass over prefix and frames; `tap` names a layer (1 or more) to look in before."""
+    """One causal pass over prefix and frames; `taps` names layers, in rising order, to look in before.
+
+    Positions have one axis, or three in front for M-RoPE.
+    """
     decoder, embed = model.model.language_model, model.get_input_embeddings()
     start = embed(torch.as_tensor(prefix_ids, device=features.device)).to(features.dtype)
     x = torch.cat([start.expand(len(features), -1, -1), features], 1)
     cos, sin = _tables(decoder, x, positions)
     cache: KeyValues = []
-    tapped: Tensor | None = None
+    tapped: list[Tensor] = []
     last = len(decoder.layers) - 1
     for number, layer in enumerate(decoder.layers):
-        if tap and number == tap:
-            tapped = x[:, len(prefix_ids) :]
+        if number in taps:
+            tapped.append(x[:, len(prefix_ids) :])
         q, k, v = _qkv(layer, x, cos, sin)
         cache.append((k, v))
         if number < last:  # nobody reads what the last layer would write
             x = _finish(layer, x, _causal(q, k, v))
-    return Stream(cache, positions, len(prefix_ids), tapped)
+    used = positions.amax(0) if positions.ndim == 3 else positions
+    return Stream(cache, used.cummax(1).values, len(prefix_ids), tuple(tapped))
 
 
 def branch_pass(
@@ -174,7 +178,7 @@ def answer_logits(
     for part in groups:
         visible = stream.prefix + (part.frame + 1) * TOKENS_PER_FRAME
         steps = torch.arange(1, part.ids.shape[2] + 1, device=visible.device)
-        positions = stream.positions.gather(1, visible - 1)[..., None] + steps
+        positions = stream.reach.gather(1, visible - 1)[..., None] + steps
         hidden = branch_pass(decoder, embed(part.ids), positions, stream.cache, visible)
         logits.append(model.lm_head(hidden[part.labels != -100]))
     return logits

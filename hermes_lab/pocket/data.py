@@ -11,7 +11,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
-from hermes_lab.pocket import motion
+from hermes_lab.pocket import memory, motion
 from hermes_lab.pocket.branches import Branches
 from hermes_lab.pocket.config import TOKENS_PER_FRAME, Recipe
 from hermes_lab.pocket.vocabulary import TURN_END, TURN_START, WORDS
@@ -55,8 +55,9 @@ class Batch:
 
     Attributes:
         frames: pixels in [-1, 1], shape (stream, frame, 3, side, side).
-        positions: position of every prefix and frame token.
+        positions: place of every prefix and frame token on one axis (see `Family.positions`).
         events: what the object in each cell did since the frame before (see `hermes_lab.pocket.motion`).
+        facts: what is worth remembering about each cell (see `hermes_lab.pocket.memory`).
         groups: branches in runs of rising time.
         questions: per group, per stream, the questions in branch order.
     """
@@ -64,6 +65,7 @@ class Batch:
     frames: Float[Tensor, "stream frame 3 side side"]
     positions: Int[Tensor, "stream token"]
     events: Int[Tensor, "stream frame cell 4"]
+    facts: Int[Tensor, "stream frame cell fact"]
     groups: list[Branches]
     questions: list[list[list[Question]]]
 
@@ -120,12 +122,17 @@ def _branches_of(questions: Sequence[Question], chained: bool) -> list[list[Ques
     return found
 
 
-def _tokens_of(branch: Sequence[Question], first: int, ends: bool) -> list[tuple[int, int, int]]:
-    """(id, label, number of the question) per token; `ends`: also learn that the last answer is over."""
+def _tokens_of(
+    branch: Sequence[Question], first: int, ends: bool, closing: Sequence[int]
+) -> list[tuple[int, int, int]]:
+    """(id, label, number of the question) per token; `ends`: also learn that the last answer is over.
+
+    `closing` are the ids between the last frame and the first question.
+    """
     row: list[tuple[int, int, int]] = []
     for turn, question in enumerate(branch):
         follows = turn + 1 < len(branch)
-        ids = [*(_USER if turn else []), *word_ids(question.text), *_ANSWER]
+        ids = [*(_USER if turn else closing), *word_ids(question.text), *_ANSWER]
         labels = [-100] * (len(ids) - 1) + [_ID[question.answer]]
         if follows or ends:
             ids.append(_ID[question.answer])
@@ -138,14 +145,17 @@ def _tokens_of(branch: Sequence[Question], first: int, ends: bool) -> list[tuple
 
 
 def pack(
-    streams: Sequence[Sequence[Sequence[Question]]], end_p: float, rng: np.random.Generator
+    streams: Sequence[Sequence[Sequence[Question]]],
+    end_p: float,
+    rng: np.random.Generator,
+    closing: Sequence[int] = (),
 ) -> Branches:
     """Lay out branches (per stream, per branch, its questions); a share `end_p` also learns to stop."""
     rows: list[list[list[tuple[int, int, int]]]] = []
     for branches in streams:
         asked, row = 0, []
         for branch in branches:
-            row.append(_tokens_of(branch, asked, bool(rng.random() < end_p)))
+            row.append(_tokens_of(branch, asked, bool(rng.random() < end_p), closing))
             asked += len(branch)
         rows.append(row)
     count = max(1, *(len(r) for r in rows))
@@ -170,6 +180,8 @@ def batch(
     times: Sequence[int] | None = None,
     min_age_frames: int | None = None,
     learn_end: bool = False,
+    prefix_tokens: int = len(PREFIX),
+    closing: Sequence[int] = (),
 ) -> Batch:
     """Draw streams of `frames` frames and about `questions` questions each.
 
@@ -183,6 +195,7 @@ def batch(
     shown: list[Tensor] = []
     place: list[np.ndarray] = []
     moved: list[np.ndarray] = []
+    facts: list[np.ndarray] = []
     branches: list[list[list[Question]]] = []
     for seed in seeds:
         rng = np.random.default_rng([seed, 1])
@@ -190,7 +203,8 @@ def batch(
         px = pixels(world.render())
         shown.append(wear(px, rng) if augment and rng.random() < recipe.worn_p else px)
         moved.append(motion.targets(world))
-        place.append(positions(rng if augment else None, frames, recipe))
+        facts.append(memory.targets(world))
+        place.append(positions(rng if augment else None, frames, recipe, prefix_tokens))
         at = times
         if at is None:
             at = np.sort(
@@ -204,12 +218,13 @@ def batch(
         [b[len(b) * g // count : len(b) * (g + 1) // count] for b in branches] for g in range(count)
     ]
     end_p = 1.0 if learn_end else _END_P if augment else 0.0
-    groups = [pack(part, end_p, dice) for part in cut]
+    groups = [pack(part, end_p, dice, closing) for part in cut]
     flat = [[[q for branch in stream for q in branch] for stream in part] for part in cut]
     return Batch(
         torch.stack(shown),
         torch.from_numpy(np.stack(place)),
         torch.from_numpy(np.stack(moved)),
+        torch.from_numpy(np.stack(facts)),
         groups,
         flat,
     )

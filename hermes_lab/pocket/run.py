@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -18,17 +19,21 @@ from hermes_lab.pocket import checkpoint, data, perception
 from hermes_lab.pocket.branches import answer_logits, watch
 from hermes_lab.pocket.build import build, save
 from hermes_lab.pocket.config import PocketConfig, Recipe, Stage
+from hermes_lab.pocket.families import family
+from hermes_lab.pocket.memory import MemoryHeads
 from hermes_lab.pocket.motion import MotionHeads
 from hermes_lab.pocket.optim import Average, Pair
+from hermes_lab.pocket.warm import Teacher, take_over
 from hermes_lab.worlds import DEV_SEEDS, TYPES, horizon_of
 from hermes_lab.worlds.seeds import train_seed
 
 PROGRESS = "progress.jsonl"
 _SHORTER_P = 0.25
 _MOTION_WEIGHT = 0.3
+_MEMORY_WEIGHT = 0.15
 _WARMUP_STEPS = 40
 _LOWEST_RATE = 0.02
-_REPORT_S = 10.0
+_IMITATION_WEIGHT = 10.0
 
 
 @dataclass
@@ -63,19 +68,25 @@ class Run:
     def __init__(self, config: PocketConfig, out: Path, rank: int, count: int, device: str) -> None:
         self.config, self.out, self.rank, self.count, self.device = config, out, rank, count, device
         self.recipe: Recipe = config.recipe
+        self.family = family(config.family)
         self.model = build(config).to(device)
         torch.manual_seed(config.seed + 1)
         self.heads = perception.Heads(config.text.width).to(device)
         self.motion = MotionHeads(config.text.width).to(device)
+        self.memory = MemoryHeads(config.text.width).to(device)
         self.motion_right = 0.0
-        self._tap = max(1, config.text.layers // 3)
+        self.remembered: dict[str, float] = {}
+        self._taps = (max(1, config.text.layers // 3), max(2, config.text.layers * 3 // 5))
         self.clock = checkpoint.Clock()
         self.loaded = checkpoint.load(out)
         if self.loaded:
             self.clock = self.loaded[0]
             cast(nn.Module, self.model).load_state_dict(self.loaded[1]["model"], strict=False)
             self.heads.load_state_dict(self.loaded[1]["heads"])
-            self.motion.load_state_dict(self.loaded[1].get("motion", {}), strict=False)
+            for name in ("motion", "memory"):
+                getattr(self, name).load_state_dict(self.loaded[1].get(name, {}), strict=False)
+        elif config.init_from:
+            take_over(self.model, config.init_from)
         self.model.tie_weights()
 
     # --- what both phases share ---------------------------------------------------------
@@ -109,6 +120,16 @@ class Run:
             at += g.numel()
         return flat[at:] if extra is not None else None
 
+    def _done(self, spent_s: float, minutes: float, steps: int) -> float:
+        """Share of a phase that is over, by steps where their number is given, else by rank 0's CPU time."""
+        if steps:
+            return self.clock.step / steps
+        return self._share(spent_s / (minutes * 60)) if minutes else 1.0
+
+    def _due(self, silent_s: float, steps: int) -> bool:
+        """Whether to report: first and last steps of a counted phase always."""
+        return silent_s > self.recipe.report_s or (steps > 0 and self.clock.step in (1, steps))
+
     def _seeds(self, n: int) -> list[int]:
         start = self.clock.drawn
         self.clock.drawn += n
@@ -127,6 +148,7 @@ class Run:
                 },
                 "heads": dict(self.heads.state_dict()),
                 "motion": dict(self.motion.state_dict()),
+                "memory": dict(self.memory.state_dict()),
             }
             if optimiser:
                 groups["optimiser"] = optimiser.state()
@@ -148,28 +170,25 @@ class Run:
         return torch.autocast(self.device, torch.bfloat16)
 
     def _features(self, frames: Tensor) -> Tensor:
-        """Visual tokens of streams, shape (stream, token, width), without the trailing newline token."""
-        output = self.model.model.get_video_features(frames.to(self.device), return_dict=True)
-        return output.pooler_output[:, :-1].float()
+        """Visual tokens of streams, shape (stream, token, width)."""
+        return self.family.features(self.model, frames.to(self.device)).float()
 
     # --- phase one ----------------------------------------------------------------------
     def _perceive(self) -> None:
-        tower = {
-            f"{part}.{n}": p
-            for part in ("vision_tower", "multi_modal_projector")
-            for n, p in getattr(self.model.model, part).named_parameters()
-        } | {f"heads.{n}": p for n, p in self.heads.named_parameters()}
+        tower = self.family.perceiving(self.model)
+        tower |= {f"heads.{n}": p for n, p in self.heads.named_parameters()}
+        teacher = Teacher(self.config.init_from, self.device) if self.config.init_from else None
         matrices = {
             n for n, p in tower.items() if p.ndim == 2 and "heads" not in n and "position" not in n
         }
         optimiser = Pair(tower, matrices, self.recipe.muon_lr, self.recipe.adam_lr)
         self._restore(optimiser)
         parameters = list(tower.values())
-        limit = self.recipe.perception_minutes * 60
+        minutes, steps = self.recipe.perception_minutes, self.recipe.perception_steps
         reported = saved = time.monotonic()
-        while limit:
+        while True:
             begun = time.process_time()
-            share = self._share(self.clock.perception_s / limit)
+            share = self._done(self.clock.perception_s, minutes, steps)
             if share >= 1:
                 break
             seen = perception.draw(self.recipe, self._seeds(self.recipe.perception_frames // 8))
@@ -179,6 +198,10 @@ class Run:
                     len(seen.frames), -1, self.config.text.width
                 )
             loss, found = self.heads(tokens.float(), seen)
+            if teacher:
+                missed = teacher.unexplained(seen.frames[None], tokens.float())
+                loss = loss + _IMITATION_WEIGHT * missed
+                found["unexplained"] = float(missed.detach())
             loss.backward()
             self._mean_gradients(parameters)
             nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -186,7 +209,7 @@ class Run:
             self.clock.step += 1
             self.clock.perception_s += time.process_time() - begun
             now = time.monotonic()
-            if now - reported > _REPORT_S:
+            if self._due(now - reported, steps):
                 reported = now
                 self._log(phase="perception", share=share, step=self.clock.step, **found)
             if now - saved > self.recipe.checkpoint_s:
@@ -203,7 +226,7 @@ class Run:
 
     # --- phase two ----------------------------------------------------------------------
     def _decode(self) -> None:
-        self.model.model.vision_tower.requires_grad_(False)
+        self.family.freeze_tower(self.model)
         named = {
             n: p
             for n, p in self.model.model.named_parameters()
@@ -211,11 +234,12 @@ class Run:
         }
         matrices = {n for n, p in named.items() if p.ndim == 2 and "layers" in n}
         named |= {f"motion.{n}": p for n, p in self.motion.named_parameters()}
+        named |= {f"memory.{n}": p for n, p in self.memory.named_parameters()}
         optimiser = Pair(named, matrices, self.recipe.muon_lr, self.recipe.adam_lr)
         average = Average(named, self.recipe.ema_half_life_steps)
         self._restore(optimiser, average)
         parameters = list(named.values())
-        limit = self.recipe.decoder_minutes * 60
+        minutes, steps = self.recipe.decoder_minutes, self.recipe.decoder_steps
         accuracy = torch.tensor([self.clock.accuracy.get(k, 0.0) for k in TYPES])
         rng = np.random.default_rng(
             [self.config.seed, self.clock.step]
@@ -225,7 +249,7 @@ class Run:
         liking = dict(self.recipe.type_weights)
         while True:
             begun = time.process_time()
-            share = self._share(self.clock.decoder_s / limit)
+            share = self._done(self.clock.decoder_s, minutes, steps)
             if share >= 1:
                 break
             stage = self._stage(share)
@@ -255,7 +279,7 @@ class Run:
             self.clock.accuracy = dict(zip(TYPES, accuracy.tolist(), strict=True))
             self.clock.decoder_s += time.process_time() - begun
             now = time.monotonic()
-            if now - reported > _REPORT_S * 2:
+            if self._due((now - reported) / 2, steps):
                 reported = now
                 self._log(
                     phase="decoder",
@@ -266,6 +290,7 @@ class Run:
                     loss=loss,
                     norm=float(norm),
                     motion=self.motion_right,
+                    remembered={k: round(v, 3) for k, v in self.remembered.items()},
                     streams=self.clock.streams,
                     questions=self.clock.questions,
                     accuracy=lines.by_horizon(),
@@ -296,11 +321,30 @@ class Run:
     def _learn(
         self, frames: int, streams: int, questions: int, weights: dict[str, float]
     ) -> tuple[float, _Tally]:
-        recipe = self.recipe
-        drawn = data.batch(recipe, self._seeds(streams), frames, questions, weights, augment=True)
+        drawn = self._draw(self._seeds(streams), frames, questions, weights, augment=True)
         loss, tally = self._forward(drawn)
         loss.backward()
         return float(loss.detach()), tally
+
+    def _draw(
+        self,
+        seeds: Sequence[int],
+        frames: int,
+        questions: int,
+        weights: dict[str, float],
+        *,
+        augment: bool,
+    ) -> data.Batch:
+        return data.batch(
+            self.recipe,
+            seeds,
+            frames,
+            questions,
+            weights,
+            augment=augment,
+            prefix_tokens=len(self.family.prefix),
+            closing=self.family.closing,
+        )
 
     def _forward(self, drawn: data.Batch) -> tuple[Tensor, _Tally]:
         groups = [
@@ -308,17 +352,19 @@ class Run:
         ]
         with self._autocast():
             features = self._features(drawn.frames)
-            positions = drawn.positions.to(self.device)
-            stream = watch(self.model, features, data.PREFIX, positions, self._tap)
+            prefix = self.family.prefix
+            positions = self.family.positions(drawn.positions.to(self.device), len(prefix))
+            stream = watch(self.model, features, prefix, positions, self._taps)
             logits = answer_logits(self.model, stream, groups)
         every = torch.cat(logits).float()
         labels = torch.cat([g.labels[g.labels != -100] for g in groups])
         aside, self.motion_right = self.motion(
-            cast(Tensor, stream.tapped),
+            stream.tapped[0],
             drawn.events.to(self.device),
             self.model.get_input_embeddings().weight,
         )
-        loss = F.cross_entropy(every, labels) + _MOTION_WEIGHT * aside
+        history, self.remembered = self.memory(stream.tapped[1], drawn.facts.to(self.device))
+        loss = F.cross_entropy(every, labels) + _MOTION_WEIGHT * aside + _MEMORY_WEIGHT * history
         right = (every.detach().argmax(-1) == labels).cpu()
         tally = _Tally.empty()
         self._count(drawn, right, tally)
@@ -349,9 +395,7 @@ class Run:
         weights = dict.fromkeys(TYPES, 1.0)
         for n in range(2):
             start = DEV_SEEDS.start + (n * self.count + self.rank) * 4
-            drawn = data.batch(
-                self.recipe, range(start, start + 4), frames, 96, weights, augment=False
-            )
+            drawn = self._draw(range(start, start + 4), frames, 96, weights, augment=False)
             _, tally = self._forward(drawn)
             total += torch.stack([tally.right, tally.asked])
         if self.count > 1:
