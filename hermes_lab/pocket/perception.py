@@ -129,6 +129,8 @@ class Heads(nn.Module):
                 "loss": float(loss),
                 "colour": _right(colour[there], seen.colour[there]),
                 "kind": _right(kind[there], seen.kind[there]),
+                "colour_majority": _majority(seen.colour[there]),
+                "kind_majority": _majority(seen.kind[there]),
                 "place_px": float(off.abs().mean()) * FRAME_PX / 2,
                 "scene": _right(scene, seen.scene),
                 "counter": _right(counter, seen.counter),
@@ -140,6 +142,11 @@ def _cells(logits: Tensor, target: Tensor) -> Tensor:
     weight = torch.ones(logits.shape[-1], device=logits.device)
     weight[0] = _EMPTY_WEIGHT
     return F.cross_entropy(logits.flatten(0, 1), target.flatten(), weight=weight)
+
+
+def _majority(target: Tensor) -> float:
+    """Accuracy of always naming the commonest."""
+    return float(target.bincount().max()) / len(target) if len(target) else 0.0
 
 
 def _right(logits: Tensor, target: Tensor) -> float:

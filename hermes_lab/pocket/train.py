@@ -23,6 +23,7 @@ from hermes_lab.pocket.config import PocketConfig
 from hermes_lab.pocket.config import config as named_config
 from hermes_lab.pocket.config import smoke as smoke_config
 from hermes_lab.pocket.run import PROGRESS, Run
+from hermes_lab.pocket.warm import warmed
 
 
 @dataclass(frozen=True)
@@ -56,14 +57,17 @@ def train(
     smoke: bool = False,
     resume: bool = True,
     processes: int | None = None,
+    init_from: str | None = None,
     progress: Callable[[dict[str, Any]], None] | None = None,
 ) -> Report:
     """Train, and say where the finished model is and how it did on development streams.
 
-    `progress` gets every line of `out_dir/progress.jsonl` as it is written.
+    `init_from`, a shipped model's name or a folder, lends its decoder: `hermes_lab.pocket.warm` says what
+    that means. `progress` gets every line of `out_dir/progress.jsonl` as it is written.
     """
     config = named_config(config) if isinstance(config, str) else config
     config = config if seed is None else replace(config, seed=seed)
+    config = warmed(config, init_from) if init_from else config
     config = smoke_config(config) if smoke else config
     out_dir.mkdir(parents=True, exist_ok=True)
     log = out_dir / PROGRESS

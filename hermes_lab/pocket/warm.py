@@ -1,0 +1,119 @@
+"""Warm start: a pocket model of one family takes over the decoder of a trained one of another.
+
+The text layers of Qwen2 and Qwen2.5-VL have the same parameters, so embeddings, layers and head are copied,
+and what is left to learn is a vision tower and M-RoPE. The new tower learns from the dense targets of
+perception and, beside them, to give the decoder the visual tokens that it is used to.
+
+Whatever is found on such a model is not independent of the training of the model that it started from: a
+finding on both may still be an accident of that one training.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from hermes_lab.errors import LabError
+from hermes_lab.models.base import Adapter
+from hermes_lab.models.loading import load
+from hermes_lab.pocket.config import PocketConfig, Stage, TextShape
+from hermes_lab.pocket.families import family
+
+_DECODERS = ("qwen2", "qwen2_5_vl_text")
+_STAGES = (
+    Stage(16, 10, 48, 0.10),
+    Stage(32, 4, 48, 0.25),
+    Stage(64, 2, 72, 0.25),
+    Stage(128, 1, 96, 0.40),
+)
+_DECODER_MINUTES = 15.0
+_GENTLER = 1 / 3
+"""Rates of a decoder that is already trained, relative to one that is not."""
+
+
+def warmed(config: PocketConfig, source: str) -> PocketConfig:
+    """The configuration for a start from `source`: its decoder's shape, fewer minutes, gentler rates.
+
+    Raises:
+        ModelError: there is no such model.
+        LabError: its decoder is not of the Qwen2 kind, or it sees frames of another size.
+    """
+    adapter = load(source)
+    text, vision = adapter.text_config, config.vision
+    if text.model_type not in _DECODERS:
+        raise LabError(
+            f"{source} has a decoder of type {text.model_type!r}, which {config.name} cannot take over: "
+            "start from a trained pocket model."
+        )
+    side = int(adapter.frame_layout(vision.image_px, vision.image_px).visual_tokens ** 0.5)
+    if side * 2 * vision.patch_px != vision.image_px:
+        raise LabError(
+            f"{source} gives a frame {side}x{side} visual tokens, and {config.name} "
+            f"{vision.image_px // vision.patch_px // 2} a side: start from a trained pocket model."
+        )
+    shape = TextShape(
+        width=text.hidden_size,
+        layers=text.num_hidden_layers,
+        heads=text.num_attention_heads,
+        kv_heads=text.num_key_value_heads,
+        mlp=text.intermediate_size,
+        rope_theta=text.rope_parameters["rope_theta"],
+        max_positions=text.max_position_embeddings,
+    )
+    recipe = replace(
+        config.recipe,
+        stages=_STAGES,
+        decoder_minutes=_DECODER_MINUTES,
+        muon_lr=config.recipe.muon_lr * _GENTLER,
+        adam_lr=config.recipe.adam_lr * _GENTLER,
+    )
+    return replace(config, init_from=source, text=shape, recipe=recipe)
+
+
+@torch.no_grad()
+def take_over(model: Any, source: str) -> None:
+    """Copy the decoder of `source` into a model of the same text shape, embeddings word by word.
+
+    Words that the source lacks keep their fresh embeddings.
+    """
+    adapter = load(source)
+    theirs, mine = adapter.decoder.state_dict(), model.model.language_model.state_dict()
+    known = {word: i for i, word in enumerate(_words(adapter))}
+    words = family(model.config.model_type).words
+    shared = [(i, known[word]) for i, word in enumerate(words) if word in known]
+    for name, value in mine.items():
+        if name == "embed_tokens.weight":
+            rows, from_rows = (torch.tensor(part) for part in zip(*shared, strict=True))
+            value[rows] = theirs[name][from_rows].to(value)
+        else:
+            value.copy_(theirs[name])
+
+
+def _words(adapter: Adapter) -> list[str]:
+    return list(adapter.tokenizer.convert_ids_to_tokens(range(len(adapter.tokenizer))))
+
+
+class Teacher:
+    """The visual tokens that the source's decoder was trained on."""
+
+    def __init__(self, source: str, device: str) -> None:
+        self.model: Any = load(source).model.to(device)
+        self.family = family(self.model.config.model_type)
+
+    @torch.no_grad()
+    def __call__(
+        self, frames: Float[Tensor, "stream frame 3 side side"]
+    ) -> Float[Tensor, "stream token width"]:
+        """The source's tokens of the same frames."""
+        return self.family.features(self.model, frames).float()
+
+    def unexplained(
+        self, frames: Float[Tensor, "stream frame 3 side side"], tokens: Float[Tensor, "..."]
+    ) -> Tensor:
+        """Share of the variance of the source's tokens that `tokens` miss (0: the same, 1: nothing of it)."""
+        wanted = self(frames).view_as(tokens)
+        return (tokens - wanted).square().mean() / wanted.var(unbiased=False)
