@@ -8,7 +8,7 @@ with the model's own cached forward is tested.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,13 +31,13 @@ class Stream:
         cache: keys and values per layer.
         reach: largest position in use up to every token; text that follows starts behind it.
         prefix: number of tokens before the first frame.
-        tapped: residual stream of the frame tokens before each of the layers in `taps`.
+        tapped: residual stream of the frame tokens before each of the layers in `taps`, by layer.
     """
 
     cache: KeyValues
     reach: Int[Tensor, "stream token"]
     prefix: int
-    tapped: tuple[Float[Tensor, "stream token width"], ...]
+    tapped: dict[int, Float[Tensor, "stream token width"]]
 
 
 @dataclass(frozen=True)
@@ -110,9 +110,9 @@ def watch(
     features: Float[Tensor, "stream token width"],
     prefix_ids: Sequence[int],
     positions: Int[Tensor, "*axis stream token"],
-    taps: Sequence[int] = (),
+    taps: Collection[int] = (),
 ) -> Stream:
-    """One causal pass over prefix and frames; `taps` names layers, in rising order, to look in before.
+    """One causal pass over prefix and frames; `taps` names layers to look in before.
 
     Positions have one axis, or three in front for M-RoPE.
     """
@@ -121,17 +121,17 @@ def watch(
     x = torch.cat([start.expand(len(features), -1, -1), features], 1)
     cos, sin = _tables(decoder, x, positions)
     cache: KeyValues = []
-    tapped: list[Tensor] = []
+    tapped: dict[int, Tensor] = {}
     last = len(decoder.layers) - 1
     for number, layer in enumerate(decoder.layers):
         if number in taps:
-            tapped.append(x[:, len(prefix_ids) :])
+            tapped[number] = x[:, len(prefix_ids) :]
         q, k, v = _qkv(layer, x, cos, sin)
         cache.append((k, v))
         if number < last:  # nobody reads what the last layer would write
             x = _finish(layer, x, _causal(q, k, v))
     used = positions.amax(0) if positions.ndim == 3 else positions
-    return Stream(cache, used.cummax(1).values, len(prefix_ids), tuple(tapped))
+    return Stream(cache, used.cummax(1).values, len(prefix_ids), tapped)
 
 
 def branch_pass(

@@ -76,14 +76,17 @@ class Run:
         self.memory = MemoryHeads(config.text.width).to(device)
         self.motion_right = 0.0
         self.remembered: dict[str, float] = {}
-        self._taps = (max(1, config.text.layers // 3), max(2, config.text.layers * 3 // 5))
+        self.late_memory = MemoryHeads(config.text.width).to(device)
+        layers = config.text.layers
+        self._motion_tap = max(1, layers // 3)
+        self._memory_taps = (max(1, layers * 3 // 5), max(1, layers * 3 // 4))
         self.clock = checkpoint.Clock()
         self.loaded = checkpoint.load(out)
         if self.loaded:
             self.clock = self.loaded[0]
             cast(nn.Module, self.model).load_state_dict(self.loaded[1]["model"], strict=False)
             self.heads.load_state_dict(self.loaded[1]["heads"])
-            for name in ("motion", "memory"):
+            for name in ("motion", "memory", "late_memory"):
                 getattr(self, name).load_state_dict(self.loaded[1].get(name, {}), strict=False)
         elif config.init_from:
             take_over(self.model, config.init_from)
@@ -149,6 +152,7 @@ class Run:
                 "heads": dict(self.heads.state_dict()),
                 "motion": dict(self.motion.state_dict()),
                 "memory": dict(self.memory.state_dict()),
+                "late_memory": dict(self.late_memory.state_dict()),
             }
             if optimiser:
                 groups["optimiser"] = optimiser.state()
@@ -235,6 +239,7 @@ class Run:
         matrices = {n for n, p in named.items() if p.ndim == 2 and "layers" in n}
         named |= {f"motion.{n}": p for n, p in self.motion.named_parameters()}
         named |= {f"memory.{n}": p for n, p in self.memory.named_parameters()}
+        named |= {f"late_memory.{n}": p for n, p in self.late_memory.named_parameters()}
         optimiser = Pair(named, matrices, self.recipe.muon_lr, self.recipe.adam_lr)
         average = Average(named, self.recipe.ema_half_life_steps)
         self._restore(optimiser, average)
@@ -354,17 +359,26 @@ class Run:
             features = self._features(drawn.frames)
             prefix = self.family.prefix
             positions = self.family.positions(drawn.positions.to(self.device), len(prefix))
-            stream = watch(self.model, features, prefix, positions, self._taps)
+            stream = watch(
+                self.model, features, prefix, positions, {self._motion_tap, *self._memory_taps}
+            )
             logits = answer_logits(self.model, stream, groups)
         every = torch.cat(logits).float()
         labels = torch.cat([g.labels[g.labels != -100] for g in groups])
         aside, self.motion_right = self.motion(
-            stream.tapped[0],
+            stream.tapped[self._motion_tap],
             drawn.events.to(self.device),
             self.model.get_input_embeddings().weight,
         )
-        history, self.remembered = self.memory(stream.tapped[1], drawn.facts.to(self.device))
-        loss = F.cross_entropy(every, labels) + _MOTION_WEIGHT * aside + _MEMORY_WEIGHT * history
+        facts = drawn.facts.to(self.device)
+        early, late = self._memory_taps
+        history, _ = self.memory(stream.tapped[early], facts)
+        later, self.remembered = self.late_memory(stream.tapped[late], facts)
+        loss = (
+            F.cross_entropy(every, labels)
+            + _MOTION_WEIGHT * aside
+            + _MEMORY_WEIGHT * (history + later)
+        )
         right = (every.detach().argmax(-1) == labels).cpu()
         tally = _Tally.empty()
         self._count(drawn, right, tally)
