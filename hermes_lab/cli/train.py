@@ -1,4 +1,4 @@
-"""`hermes-lab train-pocket`: train the default model again."""
+"""`hermes-lab train-pocket`: train a default model again."""
 
 from __future__ import annotations
 
@@ -12,24 +12,57 @@ from hermes_lab.cli.console import out
 
 def train_pocket(
     config: Annotated[
-        str, typer.Option(help="Which configuration: pocket, pocket-mrope, ...")
+        str,
+        typer.Argument(
+            metavar="[NAME]", help="pocket, pocket-s1, pocket-s2 (other seeds) or pocket-mrope."
+        ),
     ] = "pocket",
     out_dir: Annotated[
-        Path, typer.Option("--out", help="Folder for checkpoints and weights.")
-    ] = Path("runs/pocket"),
-    seed: Annotated[int, typer.Option(help="Seed of initialisation and data.")] = 0,
+        Path | None,
+        typer.Option("--out", help="Folder for checkpoints and weights. Default: runs/NAME."),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Seed of initialisation and data. Default: that of NAME.")
+    ] = None,
+    init_from: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            help="Start from the decoder of this trained pocket model (a name or a folder): less to learn, but "
+            "what is found on both is then not independent.",
+        ),
+    ] = None,
+    processes: Annotated[
+        int | None, typer.Option(help="Processes on CPU. Default: one a core.")
+    ] = None,
     smoke: Annotated[
         bool, typer.Option("--smoke", help="Two minutes that prove that the pipeline learns.")
     ] = False,
     resume: Annotated[bool, typer.Option(help="Go on from the last checkpoint in --out.")] = True,
 ) -> None:
-    """Train the default model from scratch on procedural streams; resumable after a kill.
+    """Train a default model on procedural streams; resumable after a kill.
 
-    Uses a GPU when there is one, several processes on CPU otherwise.
+    Uses a GPU when there is one, several processes on CPU otherwise. The tower learns to see first, then
+    the decoder learns to answer over growing streams. Progress goes to standard error and, one JSON object
+    a line, to progress.jsonl in the folder; the finished model is in its folder model, and loads by that path.
+
+    Examples:
+
+        hermes-lab train-pocket --smoke --out runs/smoke
+
+        hermes-lab train-pocket --out runs/pocket        (again after a kill: it goes on)
+
+        hermes-lab train-pocket pocket-mrope --init-from pocket
+
+        hermes-lab eval --model runs/pocket/model --streams 20
     """
-    from hermes_lab.pocket.train import train
+    from hermes_lab.cli.training import TrainingView
+    from hermes_lab.pocket.train import planned, train
 
-    report = train(config, out_dir, seed=seed, smoke=smoke, resume=resume)
+    plan = planned(config, seed=seed, smoke=smoke, init_from=init_from)
+    folder = out_dir or Path("runs") / config
+    with TrainingView(plan.recipe) as view:
+        report = train(plan, folder, resume=resume, processes=processes, progress=view)
     out.print(str(report), markup=False)
 
 

@@ -15,6 +15,7 @@ from hermes_lab.lab import Lab, load
 from hermes_lab.pocket import data
 from hermes_lab.pocket.branches import answer_logits, watch
 from hermes_lab.pocket.config import Recipe
+from hermes_lab.pocket.families import family
 from hermes_lab.pocket.shipped import names, trained_frames
 from hermes_lab.session import StreamSession
 from hermes_lab.worlds import HELD_OUT_SEEDS, TYPES, UNLEARNED, Question, World
@@ -112,17 +113,19 @@ def policy_text(policy: str, frames: int) -> str:
 @torch.no_grad()
 def _batched(lab: Lab, seeds: range, frames: int, progress: Progress | None) -> _Records:
     model: Any = lab.adapter.model
+    kin = family(model.config.model_type)
     recipe, weights = Recipe(), dict.fromkeys(TYPES, 1.0)
     records: _Records = []
     for start in range(0, len(seeds), _STREAMS_AT_ONCE):
         part = seeds[start : start + _STREAMS_AT_ONCE]
         drawn = data.batch(
-            recipe, part, frames, _QUESTIONS_PER_STREAM, weights, augment=False, learn_end=True
-        )
-        features = model.model.get_video_features(
-            drawn.frames.to(lab.adapter.device, lab.adapter.dtype), return_dict=True
-        ).pooler_output[:, :-1]
-        stream_pass = watch(model, features, data.PREFIX, drawn.positions)
+            recipe, part, frames, _QUESTIONS_PER_STREAM, weights, augment=False, learn_end=True,
+            prefix_tokens=len(kin.prefix), closing=kin.closing,
+        )  # fmt: skip
+        shown = drawn.frames.to(lab.adapter.device, lab.adapter.dtype)
+        features = kin.features(model, shown)
+        positions = kin.positions(drawn.positions, len(kin.prefix))
+        stream_pass = watch(model, features, kin.prefix, positions)
         logits = answer_logits(model, stream_pass, drawn.groups)
         for group, values, asked in zip(drawn.groups, logits, drawn.questions, strict=True):
             due = group.labels != -100

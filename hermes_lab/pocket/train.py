@@ -49,6 +49,24 @@ class Report:
         )
 
 
+def planned(
+    config: PocketConfig | str,
+    *,
+    seed: int | None = None,
+    smoke: bool = False,
+    init_from: str | None = None,
+) -> PocketConfig:
+    """The configuration that a training run follows.
+
+    Raises:
+        LabError: no configuration has that name, or `init_from` cannot lend its decoder.
+    """
+    config = named_config(config) if isinstance(config, str) else config
+    config = config if seed is None else replace(config, seed=seed)
+    config = warmed(config, init_from) if init_from else config
+    return smoke_config(config) if smoke else config
+
+
 def train(
     config: PocketConfig | str,
     out_dir: Path,
@@ -65,10 +83,7 @@ def train(
     `init_from`, a shipped model's name or a folder, lends its decoder: `hermes_lab.pocket.warm` says what
     that means. `progress` gets every line of `out_dir/progress.jsonl` as it is written.
     """
-    config = named_config(config) if isinstance(config, str) else config
-    config = config if seed is None else replace(config, seed=seed)
-    config = warmed(config, init_from) if init_from else config
-    config = smoke_config(config) if smoke else config
+    config = planned(config, seed=seed, smoke=smoke, init_from=init_from)
     out_dir.mkdir(parents=True, exist_ok=True)
     log = out_dir / PROGRESS
     if not resume:

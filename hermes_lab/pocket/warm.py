@@ -112,7 +112,9 @@ class Teacher:
         return self.family.features(self.model, frames).float()
 
     def unexplained(
-        self, frames: Float[Tensor, "stream frame 3 side side"], tokens: Float[Tensor, "..."]
+        self,
+        frames: Float[Tensor, "stream frame 3 side side"],
+        tokens: Float[Tensor, "frame cell width"],
     ) -> Tensor:
         """Share of the variance of the source's tokens that `tokens` miss (0: the same, 1: nothing of it)."""
         wanted = self(frames).view_as(tokens)
