@@ -11,11 +11,9 @@ from hermes_lab.cli.console import out
 
 
 def train_pocket(
-    config: Annotated[
+    name: Annotated[
         str,
-        typer.Argument(
-            metavar="[NAME]", help="pocket, pocket-s1, pocket-s2 (other seeds) or pocket-mrope."
-        ),
+        typer.Argument(help="pocket, pocket-s1, pocket-s2 (other seeds) or pocket-mrope."),
     ] = "pocket",
     out_dir: Annotated[
         Path | None,
@@ -59,8 +57,8 @@ def train_pocket(
     from hermes_lab.cli.training import TrainingView
     from hermes_lab.pocket.train import planned, train
 
-    plan = planned(config, seed=seed, smoke=smoke, init_from=init_from)
-    folder = out_dir or Path("runs") / config
+    plan = planned(name, seed=seed, smoke=smoke, init_from=init_from)
+    folder = out_dir or Path("runs") / name
     with TrainingView(plan.recipe) as view:
         report = train(plan, folder, resume=resume, processes=processes, progress=view)
     out.print(str(report), markup=False)

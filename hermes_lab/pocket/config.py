@@ -143,7 +143,7 @@ def smoke(base: PocketConfig) -> PocketConfig:
         base.recipe,
         perception_steps=SMOKE_STEPS[0],
         decoder_steps=SMOKE_STEPS[1],
-        report_s=2.0,
+        report_s=5.0,
         stages=(Stage(6, 8, 24, 1.0),),
         perception_frames=64,
     )
