@@ -6,8 +6,9 @@ import inspect
 from dataclasses import dataclass
 from pathlib import Path
 
-from hermes_lab.policies import registry
+from hermes_lab.policies import pictured, registry
 from hermes_lab.policies.base import Policy
+from hermes_lab.policies.pictured import Pictured
 
 # Steps of the contract in the order of a stream, and what it means that a policy defines one.
 STEPS = {
@@ -23,7 +24,7 @@ STEPS = {
 
 _HEAD = """# Retention policies
 
-<!-- Written by hermes_lab.policies.catalogue.write; do not edit by hand. -->
+<!-- Written by scripts/policy_pictures.py; do not edit by hand. -->
 
 Every policy that `hermes-lab policies` lists. A policy is asked for by name, with its fields in brackets:
 `--policy "snapkv(budget_tokens=512, kernel=7)"`; fields that hold policies take names too:
@@ -36,6 +37,18 @@ deviations listed with each policy are ours.
 - **Granularity**: the unit of a decision, and whether KV heads may keep different ones.
 - **At the question**: work that a question costs beyond reading the cache.
 - **Licence**: of the original code. All code here was written from the papers and is Apache-2.0.
+"""
+
+_PICTURES = f"""## How to read the pictures
+
+![Colour scale from light grey, nothing held, over blue to dark blue, all tokens of a frame held](images/policies/{pictured.LEGEND})
+
+Each picture shows what a policy holds at the end of the bundled clip, in the pocket model: layers from top to bottom, with
+gaps between shallow, middle and deep ones, frames from left to right, and in each cell the share of the frame's tokens that
+the layer holds (mean over its KV heads). **cache** is what lies on the device; **enters** what a gate lets into the decoder;
+**question** what a question at the end reads, where that is something else. All run with the same budget. The model is small
+and the clip drawn by a program: the pictures show how the policies act, not how good they are. They are made by
+`python scripts/policy_pictures.py`.
 """
 
 
@@ -71,15 +84,26 @@ def policy_table() -> str:
     return "\n".join(lines)
 
 
-def page() -> str:
-    """All of docs/policies.md: the table, and for each policy its description and its fields."""
-    sections = [_section(name) for name in registry.BUILTIN]
-    return "\n".join([_HEAD, policy_table(), "", *sections])
+def pictures_of(page_path: Path | str) -> Path:
+    """The folder with the pictures of a page."""
+    return Path(page_path).parent / "images" / "policies"
+
+
+def page(pictures: Path | None = None) -> str:
+    """All of docs/policies.md: the table, and for each policy its picture, its description and its fields.
+
+    Args:
+        pictures: folder that `scripts/policy_pictures.py` has filled; None: a page without pictures.
+    """
+    numbers = {} if pictures is None else pictured.load(pictures)
+    sections = [_section(name, numbers.get(name)) for name in registry.BUILTIN]
+    parts = [_HEAD, policy_table(), "", *([_PICTURES] if numbers else []), *sections]
+    return "\n".join(parts)
 
 
 def write(path: Path | str) -> None:
-    """Write the page to a file."""
-    Path(path).write_text(page(), encoding="utf-8")
+    """Write the page to a file, with the pictures that lie beside it."""
+    Path(path).write_text(page(pictures_of(path)), encoding="utf-8")
 
 
 def _row(name: str) -> Row:
@@ -119,10 +143,15 @@ def _defines(cls: type[Policy], step: str) -> bool:
     return getattr(cls, step) is not getattr(Policy, step)
 
 
-def _section(name: str) -> str:
+def _section(name: str, picture: Pictured | None) -> str:
     found = registry.info(name)
     text = inspect.getdoc(registry.policy_class(name)) or ""
-    lines = [f"## {name}", "", text, ""]
+    lines = [f"## {name}", ""]
+    if picture is not None:
+        lines += [f"![{picture.words()}](images/policies/{name}.png)", "", f"Pictured: `{picture.run}`.", ""]  # fmt: skip
+    elif name in pictured.UNPICTURED:
+        lines += [f"No picture: it {pictured.UNPICTURED[name]}.", ""]
+    lines += [text, ""]
     if found.presets:
         lines += ["Presets: " + ", ".join(f"`{name}:{p}`" for p in found.presets) + ".", ""]
     lines += [f"Position rule by default: {found.default_positions}.", ""]

@@ -75,7 +75,7 @@ class StreamKV(Policy):
     name: ClassVar[str] = "streamkv"
     title: ClassVar[str] = "frames that match a prompt, budgets by global top-p"
     source: ClassVar[str] = "StreamKV (arXiv 2511.07278)"
-    licence: ClassVar[str] = "no licence file"
+    licence: ClassVar[str] = "no licence file seen"
     needs: ClassVar[frozenset[Need]] = frozenset(
         {Need.GUIDANCE, Need.QUERIES, Need.KEYS, Need.FEATURES}
     )

@@ -125,7 +125,7 @@ def test_a_long_stream(labs: Labs, family: str, spec: str) -> None:
 
 
 def check(session: StreamSession, snapshot: Snapshot, budgets: list[int]) -> None:
-    """What must hold after every chunk: reasons, head axes, budgets, order."""
+    """What must hold after every chunk: reasons, head axes, budgets, protection, order."""
     role = session.stream.table.column("role")
     for decision in snapshot.decisions:
         assert decision.terms, "a decision must say its reasons"
@@ -133,6 +133,10 @@ def check(session: StreamSession, snapshot: Snapshot, budgets: list[int]) -> Non
         assert decision.kept.shape[0] == (2 if session.policy.per_head else 1)
     if snapshot.decisions and max(budgets) < UNBOUNDED:
         assert sum(ids.shape[1] for ids in snapshot.held) <= sum(budgets)
+    prefix = torch.arange(session.protected_tokens)
+    for layer in range(session.engine.layers):
+        kept = session.layer_ids(layer)[:, : len(prefix)].cpu()
+        assert (kept == prefix).all(), "the system prefix is protected"
     for ids, positions in zip(snapshot.held, snapshot.positions, strict=True):
         for head in range(len(ids)):
             own = role[ids[head]] != Role.SUMMARY

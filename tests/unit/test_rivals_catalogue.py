@@ -12,9 +12,8 @@ PAGE = Path(__file__).parents[2] / "docs" / "policies.md"
 
 
 def test_the_page_is_current() -> None:
-    assert PAGE.read_text(encoding="utf-8") == catalogue.page(), (
-        "docs/policies.md is out of date: run "
-        "python -c \"from hermes_lab.policies import catalogue; catalogue.write('docs/policies.md')\""
+    assert PAGE.read_text(encoding="utf-8") == catalogue.page(catalogue.pictures_of(PAGE)), (
+        "docs/policies.md is out of date: run python scripts/policy_pictures.py --only-page"
     )
 
 
