@@ -158,7 +158,10 @@ def sections(head_dim: int) -> list[int]:
     The family's checkpoints give time a quarter. With heads of 32 that leaves four frequencies, the slowest of
     which turns once in two frames here: times further apart could not be told from each other. So time gets
     three quarters, which is unambiguous over thousands of positions, and rows and columns the slow rest, which
-    says next to nothing about a cell: what a cell is called comes from the tower and the order of tokens.
+    says next to nothing about a cell: where a cell is comes from the tower and the order of tokens. A decoder
+    that was trained on one axis loses nothing by it (`pocket`'s, fed its own visual tokens at these positions,
+    without further training: NOW .99, RECENT .74, LONG .81 on 180 questions in 3 streams of 48 frames, against
+    1.00, .70, .81 on one axis; with the family's quarter NOW .54, RECENT .26).
     """
     half = head_dim // 2
     side = max(1, half // 8)
