@@ -3,13 +3,12 @@
 Questions about the past ask for facts of an object's first moment (what came before it, what was beside it,
 the scene, the counter) long after. One-word answers teach a decoder to keep such facts in short streams only.
 So, above the middle of the decoder, the frame token that holds an object is asked for the facts of that
-object's appearance, and the last token of every frame for the latest events. The heads are thrown away
-afterwards; what stays is that an object's keys and values carry its history.
+object's appearance and, by the dot product with word embeddings, for its name, by which a question looks it
+up; the last token of every frame is asked for the latest events. The heads are thrown away afterwards; what
+stays is that an object's keys and values carry its history.
 """
 
 from __future__ import annotations
-
-from typing import cast
 
 import numpy as np
 import torch
@@ -19,6 +18,7 @@ from torch.nn import functional as F
 
 from hermes_lab.pocket.config import TOKENS_PER_FRAME
 from hermes_lab.pocket.motion import NOTHING
+from hermes_lab.pocket.vocabulary import WORDS
 from hermes_lab.worlds import World
 from hermes_lab.worlds.catalogue import COLOUR_NAMES, KINDS, SCENES
 from hermes_lab.worlds.schedule import Schedule, Thing
@@ -81,12 +81,15 @@ def _latest(things: list[Thing], times: list[int], t: int) -> int:
 
 
 def targets(world: World) -> Int[np.ndarray, "frame cell fact"]:
-    """Per frame and cell, answers to `OBJECT_FACTS` and then `FRAME_FACTS`; `NOTHING` where there is none."""
+    """Per frame and cell, answers to `OBJECT_FACTS`, then `FRAME_FACTS`, then the object's kind.
+
+    `NOTHING` where there is none.
+    """
     from hermes_lab.pocket.perception import cells_of
 
     schedule = world.schedule
     objects = len(OBJECT_FACTS)
-    table = np.full((world.frames, TOKENS_PER_FRAME, objects + len(FRAME_FACTS)), NOTHING)
+    table = np.full((world.frames, TOKENS_PER_FRAME, objects + len(FRAME_FACTS) + 1), NOTHING)
     facts = _appearances(schedule)
     things = list(schedule.things)
     starts, ends, changes = (
@@ -98,9 +101,10 @@ def targets(world: World) -> Int[np.ndarray, "frame cell fact"]:
     for t in range(world.frames):
         for cell, thing in cells_of(world, t).items():
             table[t, cell, :objects] = facts[id(thing)]
+            table[t, cell, -1] = thing.kind
         past = [scene for start, scene, _ in schedule.scenes if start <= t]
         first = visited.setdefault(past[-1], t)
-        table[t, -1, objects:] = (
+        table[t, -1, objects:-1] = (
             _latest(things, starts, t),
             _latest(things, ends, t),
             _latest(things, changes, t),
@@ -118,21 +122,24 @@ class MemoryHeads(nn.Module):
         self.norm = nn.RMSNorm(width)
         self.sizes = [*OBJECT_FACTS.values(), *FRAME_FACTS.values()]
         self.read = nn.Linear(width, sum(self.sizes))
+        self.kinds = [WORDS.index(k) for k in KINDS]
 
     def forward(
         self,
         tapped: Float[Tensor, "stream token width"],
         facts: Int[Tensor, "stream frame cell fact"],
+        embedding: Float[Tensor, "word width"],
     ) -> tuple[Tensor, dict[str, float]]:
-        """Loss, and the share of right answers per fact."""
+        """Loss, and the share of right answers per fact; `embedding` is the decoder's own."""
         wanted = facts.flatten(0, 2)
         asked = (wanted != NOTHING).any(-1)
         wanted = wanted[asked]
-        answers = self.read(self.norm(tapped.float()).flatten(0, 1)[asked]).split(self.sizes, -1)
+        seen = self.norm(tapped.float()).flatten(0, 1)[asked]
+        answers = (*self.read(seen).split(self.sizes, -1), seen @ embedding[self.kinds].T)
         loss = tapped.new_zeros((), dtype=torch.float32)
         right: dict[str, float] = {}
         for name, logits, answer in zip(
-            (*OBJECT_FACTS, *FRAME_FACTS), cast(list[Tensor], answers), wanted.T, strict=True
+            (*OBJECT_FACTS, *FRAME_FACTS, "name"), answers, wanted.T, strict=True
         ):
             there = answer != NOTHING
             if there.any():

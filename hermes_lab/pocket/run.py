@@ -28,7 +28,7 @@ from hermes_lab.worlds import DEV_SEEDS, TYPES, horizon_of
 from hermes_lab.worlds.seeds import train_seed
 
 PROGRESS = "progress.jsonl"
-_SHORTER_P = 0.25
+_SHORTER_P = 0.5
 _MOTION_WEIGHT = 0.3
 _MEMORY_WEIGHT = 0.15
 _WARMUP_STEPS = 40
@@ -266,7 +266,9 @@ class Run:
                 k: liking.get(k, 1.0) * (0.3 + min(0.7, 1 - float(a)))
                 for k, a in zip(TYPES, accuracy, strict=True)
             }
-            loss, tally = self._learn(frames, streams, stage.questions, weights)
+            # shorter streams come in larger batches: fewer questions each keep the memory needed level
+            asked_each = max(24, round(stage.questions * (frames / stage.frames) ** 0.5))
+            loss, tally = self._learn(frames, streams, asked_each, weights)
             extra = self._mean_gradients(parameters, torch.cat([tally.right, tally.asked]))
             norm = nn.utils.clip_grad_norm_(parameters, 1.0)
             optimiser.step(self._rate(share))
@@ -365,15 +367,14 @@ class Run:
             logits = answer_logits(self.model, stream, groups)
         every = torch.cat(logits).float()
         labels = torch.cat([g.labels[g.labels != -100] for g in groups])
+        words = self.model.get_input_embeddings().weight
         aside, self.motion_right = self.motion(
-            stream.tapped[self._motion_tap],
-            drawn.events.to(self.device),
-            self.model.get_input_embeddings().weight,
+            stream.tapped[self._motion_tap], drawn.events.to(self.device), words
         )
         facts = drawn.facts.to(self.device)
         early, late = self._memory_taps
-        history, _ = self.memory(stream.tapped[early], facts)
-        later, self.remembered = self.late_memory(stream.tapped[late], facts)
+        history, _ = self.memory(stream.tapped[early], facts, words)
+        later, self.remembered = self.late_memory(stream.tapped[late], facts, words)
         loss = (
             F.cross_entropy(every, labels)
             + _MOTION_WEIGHT * aside

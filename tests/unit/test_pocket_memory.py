@@ -9,6 +9,7 @@ import torch
 from hermes_lab.pocket import memory
 from hermes_lab.pocket.motion import NOTHING
 from hermes_lab.pocket.perception import cells_of
+from hermes_lab.pocket.vocabulary import WORDS
 from hermes_lab.worlds import World
 from hermes_lab.worlds.catalogue import COLOUR_NAMES, KINDS, SCENES
 from hermes_lab.worlds.questions import Question, make
@@ -101,19 +102,19 @@ def test_tokens_without_an_object_have_no_facts() -> None:
 
 def test_heads_learn_what_a_residual_stream_says_and_ignore_what_is_not_asked() -> None:
     torch.manual_seed(0)
-    heads = memory.MemoryHeads(64)
-    facts = torch.full((1, 40, 16, len(OBJECT) + len(FRAME)), NOTHING)
+    heads, words = memory.MemoryHeads(64), torch.randn(len(WORDS), 64)
+    facts = torch.full((1, 40, 16, len(OBJECT) + len(FRAME) + 1), NOTHING)
     facts[0, :, 3, OBJECT["counter"]] = torch.arange(40) % 10
     stream = torch.randn(1, 40 * 16, 64)
     stream[0, 3::16, :10] += 6 * torch.nn.functional.one_hot(torch.arange(40) % 10, 10)
     optimiser = torch.optim.Adam(heads.parameters(), 0.05)
     for _ in range(60):
-        loss, right = heads(stream, facts)
+        loss, right = heads(stream, facts, words)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
     assert set(right) == {"counter"}
     assert right["counter"] == 1.0
-    nothing, none = heads(stream, torch.full_like(facts, NOTHING))
+    nothing, none = heads(stream, torch.full_like(facts, NOTHING), words)
     assert float(nothing) == 0.0
     assert none == {}
