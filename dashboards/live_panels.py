@@ -41,7 +41,8 @@ def stage(
         "whether a token is used; a kept token may never be attended to, and an evicted one may live on in a merged one.",
     )
     film(scene)
-    clicked(scene, recording_name)
+    with st.container():
+        clicked(scene, recording_name)
 
 
 def numbers(scene: Scene, view: View | None) -> None:

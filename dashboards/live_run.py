@@ -67,7 +67,8 @@ def start_form(view: state.ViewState) -> None:
         things().stop()
         st.rerun()
     if policy is not None:
-        change_policy(full_spec(policy.config()), policy.config())
+        with st.container():
+            change_policy(full_spec(policy.config()), policy.config())
         with st.expander("Copy as Python"):
             st.code(
                 f"import hermes_lab\nfrom hermes_lab import video\nfrom hermes_lab.session import StreamSession\n"
@@ -82,7 +83,11 @@ def start_form(view: state.ViewState) -> None:
 def change_policy(spec: str, config: dict[str, object]) -> None:
     """In mid-stream the policy above takes over from the next decision on."""
     worker = things().worker
-    if worker is None or not worker.alive or spec == st.session_state.get("live-policy"):
+    if worker is None or not worker.alive:
+        return
+    now = worker.latest()
+    asked = spec == st.session_state.get("live-policy") and now.error is None
+    if asked or spec == now.policy:
         return
     st.info("The policy above differs from the one that runs.")
     if st.button("Use it from the next decision on", key="live-change", width="stretch"):
@@ -133,13 +138,20 @@ def live(view: state.ViewState) -> None:
         now = worker.latest()
         if (now.status in ("loading", "playing") or now.answering is not None) != moving:
             st.rerun(scope="app")
-        panels.messages(worker, now)
+        # Three places that are always there: a message that comes or goes moves nothing below it.
+        messages, moment, answers = st.container(), st.container(), st.container()
+        with messages:
+            panels.messages(worker, now)
         scene = live_scene(worker, now)
         if scene is None:
-            panels.waiting(now)
+            with moment:
+                panels.waiting(now)
             return
         record = worker.settings.record
-        panels.stage(scene, recording_name=record.name if record else "", view=now)
-        panels.live_answers(scene, now)
+        with moment:
+            panels.stage(scene, recording_name=record.name if record else "", view=now)
+        with answers:
+            panels.live_answers(scene, now)
 
-    stage()
+    with st.container():
+        stage()

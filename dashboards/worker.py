@@ -351,7 +351,7 @@ class StreamWorker:
             frames_per_s=count / max(seconds, 1e-9),
             cache_bytes=(*self._view.cache_bytes, (snapshot.time_s, snapshot.cache_bytes)),
             status="playing" if self._running() else "paused",
-            error=error,
+            error=error or self._view.error,  # one that a page never drew must not be lost
             notes=snapshot.notes,
         )
 
@@ -360,11 +360,13 @@ class StreamWorker:
         self._playing, self._steps_wanted = playing, 0
         self._next_due = time.monotonic()
         if self._view.status in ("playing", "paused"):
-            self._publish(status="playing" if playing else "paused")
+            error = None if playing else self._view.error
+            self._publish(status="playing" if playing else "paused", error=error)
 
     def _want_step(self) -> None:
         self._playing = False
         self._steps_wanted += 1
+        self._publish(error=None)
 
     def _set_speed(self, speed: float) -> None:
         self._speed = speed

@@ -99,7 +99,8 @@ def replay(view: state.ViewState) -> None:
         scene = recorded_scene(recording, retention, index_at(recording, needle.position(now)))
         panels.stage(scene, recording_name=state.read().recording, now_s=needle.position(now))
 
-    stage()
+    with st.container():  # keeps the place of what follows while the stage is redrawn
+        stage()
     panels.recorded_answers(recording)
     panels.strip_offer(recording)
 
