@@ -176,7 +176,7 @@ def picture(options: argparse.Namespace, console: Console) -> int:
     wanted = chosen(options.names)
     if options.list:
         for name, spec in wanted.items():
-            console.print(f"{name:16s}{spec}", markup=False)
+            console.print(f"{name:16s}{spec}", markup=False, soft_wrap=True)
         return 0
     if options.only_page:
         catalogue.write(options.page)
@@ -222,7 +222,7 @@ def main() -> int:
     try:
         return picture(parser.parse_args(), Console(highlight=False))
     except LabError as error:
-        Console(stderr=True, highlight=False).print(f"[bold red]Error:[/] {error}")
+        Console(stderr=True, highlight=False).print(f"[bold red]Error:[/] {error}", soft_wrap=True)
         return 2
 
 
