@@ -129,7 +129,7 @@ def config(name: str) -> PocketConfig:
     return CONFIGS[name]
 
 
-SMOKE_STEPS = (160, 40)
+SMOKE_STEPS = (100, 40)
 """Perception and decoder steps of a smoke run."""
 
 

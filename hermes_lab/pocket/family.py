@@ -111,7 +111,11 @@ class Family(ABC):
 
 @torch.no_grad()
 def scale_matrices(module: nn.Module) -> None:
-    """Give matrices the scale of their inputs: stock towers start too small to train from scratch."""
+    """Give matrices the scale of their inputs: stock weights start too small to train from scratch.
+
+    With `pocket`'s projector scaled, perception names the colours of .88 of the cells after 60 steps of 64
+    frames; without, of none (one run each, the tower of a smoke run).
+    """
     for parameter in module.parameters():
         if parameter.ndim >= 2:
             parameter.normal_(0, parameter[0].numel() ** -0.5)

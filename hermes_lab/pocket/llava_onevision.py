@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration
 
 from hermes_lab.pocket.config import PocketConfig
-from hermes_lab.pocket.family import Family, Settings
+from hermes_lab.pocket.family import Family, Settings, scale_matrices
 from hermes_lab.pocket.vocabulary import CHAT_TEMPLATE, IMAGE, VIDEO, WORDS
 
 
@@ -44,7 +44,9 @@ class LlavaOnevisionFamily(Family):
             tie_word_embeddings=True,
         )
         cfg._attn_implementation = attention  # pyright: ignore[reportPrivateUsage]  # how transformers is told
-        return LlavaOnevisionForConditionalGeneration(cfg)
+        model = LlavaOnevisionForConditionalGeneration(cfg)
+        scale_matrices(self.projector(model))
+        return model
 
     def processor(self, config: PocketConfig) -> Settings:
         """See `Family.processor`."""
