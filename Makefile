@@ -38,7 +38,7 @@ dashboard: $(VENV)/.run  ## open the dashboard on localhost
 test: $(VENV)/.dev  ## run all tests but those that drive a browser
 	$(TEST_ENV) $(BIN)/python -m pytest -n 2 --dist loadfile -m "not browser" $(PYTEST)
 
-browser: $(VENV)/.dev  ## drive the dashboard in a real Chromium (needs one on the PATH)
+browser: $(VENV)/.dev  ## drive the dashboard in a headless Chromium (apt install chromium, or CHROMIUM=/path)
 	$(TEST_ENV) $(BIN)/python -m pytest tests/browser $(PYTEST)
 
 check: $(VENV)/.dev  ## lint, formatting and types

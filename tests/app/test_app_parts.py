@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import struct
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 from dashboards.canvas import strip_payload
+from dashboards.limits import LARGEST_UPLOAD_BYTES
 from dashboards.player import Player, index_at
 from dashboards.policy_text import full_spec, short_spec
 from dashboards.state import ViewState
@@ -21,6 +23,8 @@ from hermes_lab import figures, policies
 from hermes_lab.errors import RecordingError
 from hermes_lab.recording import Recording, RecordingWriter, TokenState
 from tests.recording_streams import Stream, manifest
+
+DASHBOARDS = Path(__file__).resolve().parents[2] / "dashboards"
 
 
 @pytest.mark.parametrize(
@@ -128,6 +132,25 @@ def test_what_the_canvas_is_sent_can_be_read_back() -> None:
     assert head["time_s"] == [0.0, 0.5, 1.0, 1.5, 2.0]
     assert head["chosen"] == [1, 2]
     assert head["seq"] == 9
+
+
+def test_streamlit_may_send_no_reference_that_outlives_the_block_it_belongs_to() -> None:
+    """A fragment that starts before its last run was sent loses that run's blocks; a reference in them stays behind."""
+    from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
+    from streamlit.runtime.forward_msg_queue import ForwardMsgQueue
+
+    block, reference = ForwardMsg(), ForwardMsg(ref_hash="sent before")
+    block.delta.add_block.allow_empty = True
+    block.delta.fragment_id = "stage"
+    block.metadata.delta_path.extend([0, 2])
+    reference.metadata.delta_path.extend([0, 2, 0])
+    queue = ForwardMsgQueue()
+    for message in (block, reference):
+        queue.enqueue(message)
+    queue.clear(retain_lifecycle_msgs=True, fragment_ids_this_run=["stage"])
+    if [list(m.metadata.delta_path) for m in queue.flush()] == [[0, 2, 0]]:  # Streamlit 1.67
+        settings = tomllib.loads((DASHBOARDS / ".streamlit" / "config.toml").read_text())
+        assert settings["global"]["minCachedMessageSize"] > LARGEST_UPLOAD_BYTES
 
 
 @pytest.mark.parametrize(

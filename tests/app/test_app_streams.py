@@ -100,6 +100,30 @@ def test_an_error_of_the_worker_is_shown(open_page, monkeypatch: pytest.MonkeyPa
     until(app, lambda a: any("the disk caught fire" in e.value for e in a.error))
 
 
+def test_a_refused_policy_stays_on_the_page_while_the_stream_goes_on(open_page) -> None:
+    from dashboards.worker import StreamWorker
+
+    app = sound(
+        open_page(
+            "live",
+            policy="fifo(budget_tokens=48)",
+            **(LINK | {"source": "world:seed=3,frames=1024"}),
+        )
+    )
+    app.selectbox(key="live-speed").set_value("as fast as it goes").run()
+    press(app, "Start")
+    until(app, says("budget_tokens=48"))
+    (worker,) = StreamWorker.running()
+    worker.set_policy({"policy": "fifo", "budget_tokens": 1})
+    until(app, lambda a: any("The policy stays as it was" in e.value for e in a.error))
+    fed = worker.latest().frames_arrived
+    until(app, lambda _: worker.latest().frames_arrived > fed + 8)
+    sound(app.run())
+    assert any("The policy stays as it was" in e.value for e in app.error)
+    press(app, "Play")
+    until(app, lambda a: not a.error)
+
+
 def test_a_model_outside_the_offer_is_refused(open_page) -> None:
     app = sound(open_page("live", policy="fifo(budget_tokens=48)", **(LINK | {"model": "/etc"})))
     press(app, "Start")
