@@ -27,10 +27,13 @@ st.set_page_config(page_title="HERMES Lab", page_icon=Image.fromarray(icon), lay
 st.html(
     """<style>
 [data-testid=stMainBlockContainer] { padding: 3.6rem 2rem 3rem; }
-[data-testid=stMainBlockContainer] h1 { font-size: 1.7rem; padding: 0 0 .2rem; }
+[data-testid=stMainBlockContainer] h1 { font-size: 1.7rem; padding: 0 0 .7rem; }
 [data-testid=stSidebarUserContent] { padding: 0 1rem 2rem; }
 [data-testid=stSidebarHeader] { height: 2rem; min-height: 0; }
 [data-testid=stVerticalBlock] { gap: .7rem; }
+[data-testid=stCaptionContainer] code { color: inherit; }
+[data-testid=stSidebar] [data-testid=stButtonGroup] button { padding: 0 .4rem; }
+[data-testid=stSidebar] [data-testid=stButtonGroup] button p { font-size: .85rem; }
 </style>"""
 )
 

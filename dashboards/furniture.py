@@ -13,6 +13,7 @@ import streamlit as st
 from hermes_lab.errors import LabError
 from hermes_lab.figures import CONFIG, to_html
 
+LIGHT_INK = "#EDEFF2"
 PAGES = {
     "live": "views/live.py",
     "why": "views/why.py",
@@ -42,8 +43,22 @@ def chart(
     selecting: dict[str, Any] = {}
     if on_select is not None:
         selecting = {"on_select": on_select, "selection_mode": "points"}
-    st.plotly_chart(figure, key=key, width="stretch", config=CONFIG, alt=alt, **selecting)
+    st.plotly_chart(
+        _on_this_page(figure), key=key, width="stretch", config=CONFIG, alt=alt, **selecting
+    )
     offer(key=key, name=name, code=code, rows=rows, html=lambda: to_html(figure, name))
+
+
+def _on_this_page(figure: go.Figure) -> go.Figure:
+    """The figure with error bars that show on a dark page: Streamlit recolours text and axes, but not those."""
+    bars = [t for t in figure.data if t.type in ("bar", "scatter") and t.error_y.array is not None]
+    if not bars or st.context.theme.type != "dark":
+        return figure
+    light = go.Figure(figure)
+    light.update_traces(
+        error_y_color=LIGHT_INK, selector=lambda t: t.type in ("bar", "scatter") and t.error_y.array is not None
+    )  # fmt: skip
+    return light
 
 
 def offer(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import streamlit as st
@@ -17,7 +17,8 @@ from dashboards.job import Job, Progress
 from dashboards.policy_text import full_spec
 from dashboards.sources import Source, source_picker
 from dashboards.store import Store
-from hermes_lab import figures
+from hermes_lab import figures, policies
+from hermes_lab.errors import LabError
 from hermes_lab.figures.theme import STATE_WORDS
 from hermes_lab.files import write_text
 from hermes_lab.policies import Policy
@@ -60,15 +61,31 @@ class Form:
 
         return run
 
+    def recipe(self) -> str:
+        """Python that encodes the first stream, for `base.replay(policy)`."""
+        first = self.source.path
+        if self.source.world is not None:
+            seed, frames, camera = self.source.world
+            first = f"world:seed={seed},frames={frames},camera={camera}"
+        return (
+            "import hermes_lab\nfrom hermes_lab import figures, video\nfrom hermes_lab.recording import Recording\n"
+            "from hermes_lab.session import StreamSession\n\n"
+            f"lab = hermes_lab.load({model_named(self.model)!r})\n"
+            f'base = StreamSession(lab, "full", chunk_frames={self.chunk}, keep_visual=True)\n'
+            f"for chunk in video.open({first!r}, fps=1.0).chunks({self.chunk}):\n    base.feed(chunk)\n"
+        )
+
 
 def form(view: state.ViewState) -> Form | None:
     """What to compare; None where the choice is not complete."""
     source = source_picker(view)
     model = model_picker("w_model", view.model)
-    left, right = st.columns(2)
-    budget = int(left.number_input("Budget a layer", 4, 1_000_000, 128, step=16, key="lab-budget"))
-    chunk = int(right.number_input("Frames a chunk", 1, 256, 8, key="lab-chunk"))
     specs = [s.strip() for s in (view.policy if "|" in view.policy else START).split("|")][:4]
+    left, right = st.columns(2)
+    state.initial("lab-budget", _budget_of(specs[0]))
+    state.initial("lab-chunk", min(max(view.chunk or 8, 1), 256))
+    budget = int(left.number_input("Budget a layer", 4, 1_000_000, step=16, key="lab-budget"))
+    chunk = int(right.number_input("Frames a chunk", 1, 256, key="lab-chunk"))
     state.initial("lab-count", min(max(len(specs), 2), 4))
     count = st.segmented_control("Policies", [2, 3, 4], key="lab-count") or 2
     contestants: dict[str, Policy] = {}
@@ -82,9 +99,10 @@ def form(view: state.ViewState) -> Form | None:
     streams = 1
     questions: tuple[str, ...] = ()
     if source is not None and source.world is not None:
+        state.initial("lab-streams", min(max(view.worlds or 3, 1), 32))
         streams = int(
             st.number_input(
-                "Worlds (this seed and the next ones)", 1, 32, 3, key="lab-streams",
+                "Worlds (this seed and the next ones)", 1, 32, key="lab-streams",
                 help="Accuracy has an interval from three worlds on; whole worlds are resampled.",
             )
         )  # fmt: skip
@@ -99,11 +117,24 @@ def form(view: state.ViewState) -> Form | None:
     )
     state.write(
         model=model, source=source.spec if source else "",
-        policy=" | ".join(full_spec(p.config()) for p in contestants.values()),
+        policy=" | ".join(full_spec(p.config()) for p in contestants.values()), chunk=chunk, worlds=streams,
     )  # fmt: skip
     if source is None or not complete:
         return None
     return Form(start, model, source, contestants, budget, chunk, streams, questions)
+
+
+def _budget_of(spec: str) -> int:
+    """The budget that a link's first policy has; every policy of the lab gets the same one."""
+    try:
+        budget = getattr(policies.get(spec), "budget_tokens", None)
+    except LabError:
+        budget = None
+    return (
+        min(max(budget, 4), 1_000_000)
+        if isinstance(budget, int) and "budget_tokens" in spec
+        else 128
+    )
 
 
 def _distinct(name: str, taken: dict[str, Policy]) -> str:
@@ -244,8 +275,8 @@ def strips(result: Contest) -> None:
             )
             offer(
                 key=f"lab-strip-{n}-files", name=f"strip-{n}",
-                code=f"# {run.spec}\nfrom hermes_lab import figures, policies\n\n"
-                f"session = base.replay(policies.get({run.spec!r}))  # base: StreamSession(..., keep_visual=True)",
+                code=f"{st.session_state.get('lab-recipe', '')}with base.replay({run.spec!r}, record='runs/replayed'):\n    pass\n"
+                "strip = figures.recorded_strip(Recording.open('runs/replayed'))\nfigures.retention_figure(strip).show()",
                 html=lambda run=run: figures.to_html(figures.retention_figure(run.strip), run.name),
                 svg=lambda run=run: figures.strip_svg(run.strip),
                 csv_text=lambda run=run: figures.strip_csv(run.strip),
@@ -263,7 +294,7 @@ def costs(result: Contest) -> None:
     with left:
         chart(
             figures.memory_curves(curves), key="lab-memory", name="memory", alt="KV cache of every policy over the stream",
-            code="from hermes_lab import figures\n\nfigures.memory_curves({name: (time_s, cache_bytes)}).show()",
+            code=f"from hermes_lab import figures\n\ncurves = {_plain(curves)!r}\nfigures.memory_curves(curves).show()",
             rows=(("policy", "time_s", "cache_bytes"), [(n, t, b) for n, (x, y) in curves.items() for t, b in zip(x, y, strict=True)]),
         )  # fmt: skip
     first = {r.name: [a for a in r.asked if a.stream == 0] for r in result.runs}
@@ -272,13 +303,23 @@ def costs(result: Contest) -> None:
         if ttft:
             chart(
                 figures.ttft_curves(ttft), key="lab-ttft", name="ttft", alt="Time to first token of every answer by policy",
-                code="from hermes_lab import figures\n\nfigures.ttft_curves({name: (time_s, ttft_s)}).show()",
+                code=f"from hermes_lab import figures\n\ncurves = {_plain(ttft)!r}\nfigures.ttft_curves(curves).show()",
                 rows=(("policy", "time_s", "ttft_s"), [(n, t, s) for n, (x, y) in ttft.items() for t, s in zip(x, y, strict=True)]),
             )  # fmt: skip
     about(
         "bytes of keys and values after every chunk, and the wait for the first token of each answer, first stream.",
         "the cost of encoding, which all share here, and of policies' own reads, which are part of a step.",
     )
+
+
+def _plain(
+    curves: Mapping[str, tuple[Iterable[float], Iterable[float]]],
+) -> dict[str, tuple[list[float], ...]]:
+    """Curves as numbers that can be pasted into Python."""
+    return {
+        name: tuple([round(float(v), 6) for v in axis] for axis in of)
+        for name, of in curves.items()
+    }
 
 
 def answers(result: Contest) -> None:

@@ -29,7 +29,8 @@ def start_form(view: state.ViewState) -> None:
     model = model_picker("w_model", view.model)
     policy, name = policy_picker("w_policy", view.policy or "hermes(budget_tokens=256)")
     left, right = st.columns(2)
-    chunk = left.number_input("Frames a chunk", 1, 256, 4, key="live-chunk")
+    state.initial("live-chunk", min(max(view.chunk or 4, 1), 256))
+    chunk = left.number_input("Frames a chunk", 1, 256, key="live-chunk")
     fps = right.number_input("Frames a second", 0.1, 30.0, 1.0, key="live-fps")
     st.session_state.setdefault("live-speed", "4x")
     speed = st.selectbox("Speed", list(SPEEDS), key="live-speed")
@@ -41,6 +42,7 @@ def start_form(view: state.ViewState) -> None:
         model=model,
         policy=full_spec(policy.config()) if policy else name,
         source=source.spec if source else "",
+        chunk=int(chunk),
     )
     start, stop = st.columns(2)
     if start.button(

@@ -19,7 +19,8 @@ class ViewState:
         recording, other: names in the recordings folder, or "bundled".
         step: `Snapshot.step`; layer, head: indices; frame, token: global numbers.
         group: which queries' attention; metric, mode: what a page draws.
-        source, model, policy: what a live run or a policy lab would run.
+        source, model, policy: what a live run or a policy lab would run; chunk: frames fed at once;
+            worlds: how many worlds the policy lab asks.
     """
 
     recording: str = BUNDLED
@@ -35,6 +36,8 @@ class ViewState:
     source: str = ""
     model: str = ""
     policy: str = ""
+    chunk: int | None = None
+    worlds: int | None = None
     claim: str = ""
 
     @classmethod

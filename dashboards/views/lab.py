@@ -15,6 +15,7 @@ with st.sidebar:
     form = panels.form(view)
 job = things().job
 if form is not None and form.start:
+    st.session_state["lab-recipe"] = form.recipe()
     things().start_job(form.work())
     st.rerun()
 if job is None:

@@ -142,7 +142,9 @@ def test_a_broken_upload_is_one_sentence(open_page, data: bytes) -> None:
     assert next(b for b in app.button if b.label == "Start").disabled
 
 
-def test_policies_are_compared_beside_their_companions(open_page, runs: Path) -> None:
+def test_policies_are_compared_beside_their_companions(
+    open_page, runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     app = sound(
         open_page(
             "lab",
@@ -159,11 +161,31 @@ def test_policies_are_compared_beside_their_companions(open_page, runs: Path) ->
     assert list(rows["policy"]) == ["fifo", "knorm", "full", "recent_frames", "uniform", "random"]
     assert (rows["cache at the end (KiB)"].iloc[:2] < rows["cache at the end (KiB)"].iloc[2]).all()
     assert "too few for intervals" in text_of(app)
+    drawn = {c.value for c in app.code}
+    strip = next(c for c in drawn if "base.replay('fifo(budget_tokens=32)'" in c)
+    scope: dict[str, object] = {}
+    monkeypatch.chdir(runs)
+    exec(compile(strip.replace(".show()", ""), "strip", "exec"), scope)
+    assert scope["strip"].layers == 3  # type: ignore[attr-defined]
+    for call in ("memory_curves", "agreement_map"):
+        exec(compile(next(c for c in drawn if call in c).replace(".show()", ""), call, "exec"), {})
     press(app, "Save")
     saved = runs / "policies" / "fifo.py"
-    scope: dict[str, object] = {}
+    scope = {}
     exec(compile(saved.read_text(), str(saved), "exec"), scope)
     assert scope["policy"].budget_tokens == 32  # type: ignore[attr-defined]
+
+
+def test_a_link_reopens_the_policy_lab_as_it_was(open_page) -> None:
+    link = {
+        "source": "world:seed=3,frames=16", "model": "tiny", "chunk": "16", "worlds": "2",
+        "policy": "fifo(budget_tokens=32) | knorm(budget_tokens=32)",
+    }  # fmt: skip
+    app = sound(open_page("lab", **link))
+    chosen = {k: app.number_input(key=f"lab-{k}").value for k in ("budget", "chunk", "streams")}
+    assert chosen == {"budget": 32, "chunk": 16, "streams": 2}
+    now = {k: "".join(v) for k, v in app.query_params.items()}
+    assert now == link
 
 
 def test_tokens_of_the_running_stream_are_knocked_out_beside_random_ones(stream: AppTest) -> None:
