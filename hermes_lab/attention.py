@@ -12,7 +12,9 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
+from threading import Lock
 from typing import Any, Literal, cast
+from weakref import WeakSet
 
 import torch
 import torch.nn.functional as F
@@ -78,6 +80,7 @@ class Pass:
         knockouts: tokens to hide.
         board: hook points that are listened to.
         before_attention: called with (layer, attention module, normalised hidden states) before each attention.
+        last_layer: layer whose rows end the pass (`Enough` is raised); None: it runs through.
     """
 
     cache: StreamCache
@@ -91,13 +94,27 @@ class Pass:
     knockouts: Sequence[Knockout] = ()
     board: HookBoard | None = None
     before_attention: Callable[[int, nn.Module, Tensor], None] | None = None
+    last_layer: int | None = None
     masks: dict[tuple[int, int], Tensor] = field(default_factory=dict)
+
+    def narrow(self, new: int) -> None:
+        """Go on with the first `new` tokens only."""
+        self.positions = [where[..., :new] for where in self.positions]
+        self.tables = [(cos[..., :new, :], sin[..., :new, :]) for cos, sin in self.tables]
+        if self.block_mask is not None:
+            self.block_mask = self.block_mask[:new, :new]
 
     def listening(self, name: str) -> bool:
         """Whether somebody listens to a hook point during this pass."""
         return self.board is not None and self.board.listening(name)
 
 
+class Enough(Exception):
+    """Ends a pass at `Pass.last_layer`, where everything that is wanted from it has been read."""
+
+
+_TAPPED: WeakSet[nn.Module] = WeakSet()
+_TAPPING = Lock()
 _RUNNING: ContextVar[Pass | None] = ContextVar("hermes_lab_pass", default=None)
 
 
@@ -153,6 +170,13 @@ def stream_attention(
             current.on_rows(layer, pattern[0, :, current.rows].float())
         if current.on_received is not None:
             current.on_received(layer, pattern[0].float().sum(1))
+        return weigh(pattern, value), None
+    if current.kind == "guidance" and current.on_rows is not None:
+        # every row is read here: the pattern is there already, attending with it is cheaper than SDPA
+        pattern = pattern_of(query, key, mask, scale)
+        current.on_rows(layer, pattern[0])
+        if layer == current.last_layer:
+            raise Enough
         return weigh(pattern, value), None
     if current.on_rows is not None and current.rows is not None:
         some = _rows(mask, current.rows, query.shape[2], key)
@@ -250,8 +274,10 @@ def weigh(
     pattern: Float[Tensor, "1 query_head row token"], value: Float[Tensor, "1 kv_head token dim"]
 ) -> Float[Tensor, "1 row query_head dim"]:
     """Values weighted by a pattern."""
-    values = value.repeat_interleave(pattern.shape[1] // value.shape[1], 1)
-    return (pattern.to(values.dtype) @ values).transpose(1, 2).contiguous()
+    batch, heads, rows, _ = pattern.shape
+    groups = value.shape[1]
+    grouped = pattern.to(value.dtype).reshape(batch, groups, heads // groups * rows, -1)
+    return (grouped @ value).reshape(batch, heads, rows, -1).transpose(1, 2).contiguous()
 
 
 def _received(
@@ -299,7 +325,7 @@ def _edit_new_keys(current: Pass, layer: int, name: str, key: Tensor, new: int) 
 
 
 def instrument(adapter: Adapter) -> None:
-    """Prepare a loaded model, once: stream attention in the decoder, per-layer positions, hook points.
+    """Prepare a loaded model, once: stream attention in the decoder and per-layer positions.
 
     The vision encoder keeps the attention it was loaded with.
     """
@@ -310,7 +336,14 @@ def instrument(adapter: Adapter) -> None:
     for layer in adapter.layers:
         attention = cast(nn.Module, layer.self_attn)
         attention.register_forward_pre_hook(_place, with_kwargs=True)
-    tap_decoder(adapter.decoder, adapter.layers, _board)
+
+
+def tap(adapter: Adapter) -> None:
+    """Install the hook points of a decoder, once: not before somebody listens, as module hooks cost every pass."""
+    with _TAPPING:
+        if adapter.decoder not in _TAPPED:
+            tap_decoder(adapter.decoder, adapter.layers, _board)
+            _TAPPED.add(adapter.decoder)
 
 
 def _place(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:

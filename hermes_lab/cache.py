@@ -74,7 +74,13 @@ class LayerState:
         assert self.keys is not None and self.values is not None
         heads = max(index.shape[0], self.ids.shape[0])
         wide = index.expand(heads, -1)
-        tensor_index = wide.expand(self.keys.shape[1], -1)[None, :, :, None].to(self.keys.device)
+        if heads == 1:  # whole rows at once
+            rows_of = wide[0].to(self.keys.device)
+            keys, values = self.keys.index_select(2, rows_of), self.values.index_select(2, rows_of)
+        else:
+            rows_of = wide[None, :, :, None].to(self.keys.device)
+            keys = self.keys.gather(2, rows_of.expand(-1, -1, -1, self.keys.shape[-1]))
+            values = self.values.gather(2, rows_of.expand(-1, -1, -1, self.values.shape[-1]))
         ids = self.ids.expand(heads, -1).gather(1, wide)
         positions = self.positions.expand(heads, -1, -1)
         positions = positions.gather(2, wide[:, None].expand(-1, positions.shape[1], -1))
@@ -84,8 +90,8 @@ class LayerState:
             carried[name] = value.expand(rows, -1).gather(1, wide.expand(rows, -1))
         return replace(
             self,
-            keys=self.keys.gather(2, tensor_index.expand(-1, -1, -1, self.keys.shape[-1])),
-            values=self.values.gather(2, tensor_index.expand(-1, -1, -1, self.values.shape[-1])),
+            keys=keys,
+            values=values,
             ids=ids,
             positions=positions,
             carried=MappingProxyType(carried),

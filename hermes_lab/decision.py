@@ -62,6 +62,36 @@ class LayerPlan:
     budget: int
 
 
+def views_of(
+    engine: Engine,
+    stream: StreamState,
+    states: Sequence[LayerState],
+    *,
+    policy: Policy,
+    evidence: Evidence,
+    seed: int,
+    budgets: Sequence[int] | None = None,
+) -> list[LayerView]:
+    """The candidates of every layer as a policy sees them: what a layer holds behind the protected prefix.
+
+    A per-head policy sees one row for each KV head from the start, also while all heads still hold the same tokens.
+    """
+    heads = engine.kv_heads if policy.per_head else 1
+    candidates = [
+        state.ids[:, stream.protected :].expand(max(state.ids.shape[0], heads), -1)
+        for state in states
+    ]
+    described = _describe(stream, candidates)
+    return [
+        _view(
+            engine, stream, state, layer, candidates[layer], described[layer],
+            policy=policy, evidence=evidence, seed=seed,
+            budget=None if budgets is None else budgets[layer],
+        )
+        for layer, state in enumerate(states)
+    ]  # fmt: skip
+
+
 def view_of(
     engine: Engine,
     stream: StreamState,
@@ -71,25 +101,48 @@ def view_of(
     policy: Policy,
     evidence: Evidence,
     seed: int,
-    budget: int | None = None,
-    start: int | None = None,
 ) -> LayerView:
-    """The candidates of one layer as a policy sees them; `start` defaults to the protected prefix.
-
-    A per-head policy sees one row for each KV head from the start, also while all heads still hold the same tokens.
-    """
-    start = stream.protected if start is None else start
+    """One layer's share of `views_of`, for a state that need not be the cache's."""
     heads = max(state.ids.shape[0], engine.kv_heads if policy.per_head else 1)
-    ids = state.ids[:, start:].expand(heads, -1)
-    known = ids.clamp(min=0).cpu().numpy()
-    device = ids.device
-    table = stream.table
+    ids = state.ids[:, stream.protected :].expand(heads, -1)
+    return _view(
+        engine, stream, state, layer, ids, _describe(stream, [ids])[0],
+        policy=policy, evidence=evidence, seed=seed, budget=None,
+    )  # fmt: skip
 
-    def column(name: str) -> Tensor:
-        values = table.column(name)[known]
-        kind = torch.float32 if name == "time_s" else torch.long
-        return torch.as_tensor(np.ascontiguousarray(values), device=device).to(kind)
 
+def _describe(
+    stream: StreamState, candidates: Sequence[Int[Tensor, "head token"]]
+) -> list[dict[str, Tensor]]:
+    """What the candidates are; layers with token sets of one shape are looked up together."""
+    alike: dict[tuple[torch.Size, torch.device], list[int]] = {}
+    for layer, ids in enumerate(candidates):
+        alike.setdefault((ids.shape, ids.device), []).append(layer)
+    found: list[dict[str, Tensor]] = [{} for _ in candidates]
+    for (_, device), layers in alike.items():
+        known = torch.stack([candidates[n] for n in layers]).clamp_(min=0).cpu().numpy()
+        for name in ("frame", "row", "col", "role", "time_s"):
+            values = torch.as_tensor(stream.table.column(name)[known], device=device)
+            values = values.to(torch.float32 if name == "time_s" else torch.long)
+            for layer, value in zip(layers, values.unbind(), strict=True):
+                found[layer][name] = value
+    return found
+
+
+def _view(
+    engine: Engine,
+    stream: StreamState,
+    state: LayerState,
+    layer: int,
+    ids: Int[Tensor, "head token"],
+    described: Mapping[str, Tensor],
+    *,
+    policy: Policy,
+    evidence: Evidence,
+    seed: int,
+    budget: int | None,
+) -> LayerView:
+    heads, start = ids.shape[0], stream.protected
     wants_keys = Need.KEYS in policy.needs and state.keys is not None
     wants_values = Need.VALUES in policy.needs and state.values is not None
     received = evidence.received[layer]
@@ -98,11 +151,7 @@ def view_of(
         layers=engine.layers,
         ids=ids,
         positions=state.positions[..., start:].expand(heads, -1, -1),
-        frame=column("frame"),
-        row=column("row"),
-        col=column("col"),
-        role=column("role"),
-        time_s=column("time_s"),
+        **described,
         tokens_per_frame=stream.tokens_per_frame,
         kv_heads=engine.kv_heads,
         query_heads=engine.query_heads,
@@ -122,7 +171,9 @@ def view_of(
         ),
         budget_tokens=budget,
         rotate=lambda keys, old, new: engine.rope.rotate(keys, old, new, layer),
-        rng=torch.Generator().manual_seed((seed * 1_000_003 + stream.step) * 1_009 + layer),
+        rng=torch.Generator().manual_seed(
+            ((seed * 1_000_003 + stream.step) * 1_009 + layer) % 2**63
+        ),
     )
 
 
@@ -208,7 +259,9 @@ def apply(
 
 
 def _array(values: Tensor) -> np.ndarray[Any, np.dtype[np.float32]]:
-    return values.detach().float().cpu().numpy()
+    array = values.detach().float().cpu().numpy()
+    array.flags.writeable = False  # a policy may share a term between layers and steps
+    return array
 
 
 def _add_merged(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -11,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from hermes_lab.attention import Knockout, Pass, PassKind, instrument, running
+from hermes_lab.attention import Enough, Knockout, Pass, PassKind, instrument, running, tap
 from hermes_lab.cache import LayerState, StreamCache
 from hermes_lab.errors import ModelError
 from hermes_lab.hooks import HookBoard
@@ -79,6 +80,9 @@ class Engine:
         """
         self._check_window(cache.states, len(segment))
         positions, tables, cursors = self._place(cache.states, segment)
+        board = wants.board if wants.board is not None and not wants.board.quiet else None
+        if board is not None:
+            tap(self.adapter)
         current = Pass(
             cache=cache,
             kind=kind,
@@ -89,7 +93,7 @@ class Engine:
             on_rows=wants.on_rows,
             on_received=wants.on_received,
             knockouts=wants.knockouts,
-            board=wants.board if wants.board is not None and not wants.board.quiet else None,
+            board=board,
         )
         if wants.before_attention is not None:
             before = wants.before_attention
@@ -123,6 +127,57 @@ class Engine:
                 cursor=cursor,
             )
         return hidden
+
+    @torch.no_grad()
+    def read_layers(
+        self,
+        cache: StreamCache,
+        segment: Segment,
+        alive: Sequence[int],
+        listener: Callable[[int], Callable[[int, Tensor], None] | None],
+        *,
+        block_mask: Bool[Tensor, "new new"] | None = None,
+        knockouts: Sequence[Knockout] = (),
+        before_attention: Callable[[int, nn.Module, Tensor], None] | None = None,
+    ) -> None:
+        """Run transient tokens through the first layers for their attention alone; the cache stays as it is.
+
+        Args:
+            alive: how many of the tokens, from the first, each layer works on: never more than the layer below,
+                and one entry for each layer up to the last that is read.
+            listener: who receives (layer, pattern [query_head, row, key]) of a layer; None: nobody.
+            block_mask, knockouts, before_attention: see `attention.Pass`.
+
+        Raises:
+            ModelError: a sliding-window layer would lose sight of what it holds.
+        """
+        self._check_window(cache.states, len(segment))
+        positions, tables, _ = self._place(cache.states, segment)
+        current = Pass(
+            cache=cache,
+            kind="guidance",
+            positions=positions,
+            tables=tables,
+            block_mask=block_mask,
+            knockouts=knockouts,
+            before_attention=before_attention,
+            last_layer=len(alive) - 1,
+        )
+        hidden = segment.embeds[None]
+        with cache.transient(), running(current), suppress(Enough):
+            for layer, rows in enumerate(alive):
+                if rows < hidden.shape[1]:
+                    hidden = hidden[:, :rows]
+                    current.narrow(rows)
+                current.on_rows = listener(layer)
+                where = current.positions[layer]
+                hidden = self.adapter.layers[layer](
+                    hidden,
+                    attention_mask=None,
+                    position_ids=where[:1],
+                    past_key_values=cache,
+                    position_embeddings=current.tables[layer],
+                )
 
     @torch.no_grad()
     def logits(self, hidden: Float[Tensor, "token hidden"]) -> Float[Tensor, "token vocabulary"]:

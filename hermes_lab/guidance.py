@@ -2,6 +2,7 @@
 
 All propagated prompts ride in one block-masked forward with restarting positions; a prompt that is the
 beginning of another one is not fed twice, since causality makes its rows the first rows of the longer one.
+A prompt leaves the pass behind the last layer that reads it, and the pass ends with the last rows read.
 The "raw_embedding" reading takes each layer's queries from the prompt's input embeddings instead, as the
 SDPA path of HERMES' released code does.
 """
@@ -9,21 +10,23 @@ SDPA path of HERMES' released code does.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, cast
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from hermes_lab.attention import Knockout, Pass
+from hermes_lab.attention import Knockout
 from hermes_lab.cache import StreamCache
-from hermes_lab.engine import Engine, Wants, join
+from hermes_lab.engine import Engine, join
 from hermes_lab.models.base import Segment
 from hermes_lab.policies.base import Guidance
 
 OnRows = Callable[[str, int, Tensor], None]
 """Receives (guidance name, layer, rows [query_head, row, cached token])."""
+
+Reads = Callable[[str, int], bool]
+"""Whether the guidance of that name is wanted at a layer."""
 
 OnQueries = Callable[[str, int, Tensor], None]
 """Receives (guidance name, layer, queries before rotation [query_head, row, dim])."""
@@ -36,94 +39,121 @@ def read(
     on_rows: OnRows,
     on_queries: OnQueries | None = None,
     knockouts: Sequence[Knockout] = (),
+    reads: Reads = lambda name, layer: True,
 ) -> None:
-    """Hand the attention rows of every prompt to `on_rows`, layer by layer; the cache stays as it is."""
-    propagated = {n: s for n, (g, s) in prompts.items() if g.reading == "propagated"}
+    """Hand the attention rows of every prompt to `on_rows`, layer by layer; the cache stays as it is.
+
+    Args:
+        reads: whether a prompt (by name) is wanted at a layer; what nobody wants is not computed.
+    """
+    wanted = {name: [n for n in range(engine.layers) if reads(name, n)] for name in prompts}
+    propagated = {n: s for n, (g, s) in prompts.items() if g.reading == "propagated" and wanted[n]}
     if propagated:
-        _read_propagated(engine, cache, propagated, on_rows, on_queries, knockouts)
+        _read_propagated(engine, cache, propagated, wanted, on_rows, on_queries, knockouts)
     for name, (guidance, segment) in prompts.items():
         if guidance.reading == "raw_embedding":
-            _read_raw(engine, cache, name, segment, guidance.causal, on_rows, on_queries, knockouts)
+            for layer in wanted[name]:
+                rows, queries = _read_raw(engine, cache, layer, segment, guidance.causal, knockouts)
+                on_rows(name, layer, rows)
+                if on_queries is not None:
+                    on_queries(name, layer, queries)
 
 
 def _read_propagated(
     engine: Engine,
     cache: StreamCache,
     prompts: Mapping[str, Segment],
+    wanted: Mapping[str, Sequence[int]],
     on_rows: OnRows,
     on_queries: OnQueries | None,
     knockouts: Sequence[Knockout],
 ) -> None:
-    fed, rows = _layout(prompts)
-    lengths = [len(segment) for segment in fed]
-    blocks = [torch.ones(n, n, dtype=torch.bool) for n in lengths]
-    mask = torch.block_diag(*blocks).bool().tril() if len(fed) > 1 else None
+    fed, rows = _layout(prompts, {name: wanted[name][-1] for name in prompts})
+    lengths = [len(segment) for segment, _ in fed]
+    mask = None
+    if len(fed) > 1:
+        mask = torch.block_diag(*(torch.ones(n, n) for n in lengths)).bool().tril()
+    at = [[n for n in rows if layer in wanted[n]] for layer in range(fed[0][1] + 1)]
     cached = [state.tokens for state in cache.states]
 
     def split(layer: int, pattern: Tensor) -> None:
-        for name, (start, length) in rows.items():
+        for name in at[layer]:
+            start, length = rows[name]
             on_rows(name, layer, pattern[:, start : start + length, : cached[layer]])
 
-    wants = Wants(block_mask=mask, rows=slice(0, sum(lengths)), on_rows=split, knockouts=knockouts)
-    if on_queries is not None:
+    def project(layer: int, module: nn.Module, hidden: Tensor) -> None:
+        if on_queries is None or not at[layer]:
+            return
+        queries = engine.project(module, hidden, "q")[0]
+        for name in at[layer]:
+            start, length = rows[name]
+            on_queries(name, layer, queries[:, start : start + length])
 
-        def project(layer: int, module: nn.Module, hidden: Tensor, _: Pass) -> None:
-            queries = engine.project(module, hidden, "q")[0]
-            for name, (start, length) in rows.items():
-                on_queries(name, layer, queries[:, start : start + length])
-
-        wants = replace(wants, before_attention=project)
-    with cache.transient():
-        engine.forward(cache, join(fed), "guidance", wants=wants)
+    rows_alive = [
+        sum(n for n, (_, last) in zip(lengths, fed, strict=True) if last >= layer)
+        for layer in range(len(at))
+    ]
+    engine.read_layers(
+        cache,
+        join([segment for segment, _ in fed]),
+        rows_alive,
+        lambda layer: split if at[layer] else None,
+        block_mask=mask,
+        knockouts=knockouts,
+        before_attention=None if on_queries is None else project,
+    )
 
 
 def _layout(
-    prompts: Mapping[str, Segment],
-) -> tuple[list[Segment], dict[str, tuple[int, int]]]:
-    """Prompts to feed, and where the rows (start, length) of each named prompt are."""
-    fed: list[Segment] = []
-    starts: list[int] = []
-    rows: dict[str, tuple[int, int]] = {}
+    prompts: Mapping[str, Segment], last: Mapping[str, int]
+) -> tuple[list[tuple[Segment, int]], dict[str, tuple[int, int]]]:
+    """Prompts to feed with the last layer that needs each, longest needed first, and where the rows
+    (start, length) of each named prompt are."""
+    fed: list[tuple[Segment, int]] = []
+    host: dict[str, Segment] = {}
     for name, segment in sorted(prompts.items(), key=lambda item: -len(item[1])):
-        for longer, start in zip(fed, starts, strict=True):
+        for index, (longer, until) in enumerate(fed):
             if torch.equal(longer.embeds[: len(segment)], segment.embeds):
-                rows[name] = start, len(segment)
+                fed[index] = longer, max(until, last[name])
+                host[name] = longer
                 break
         else:
-            rows[name] = sum(len(s) for s in fed), len(segment)
-            starts.append(rows[name][0])
-            fed.append(segment)
-    return fed, rows
+            fed.append((segment, last[name]))
+            host[name] = segment
+    fed.sort(key=lambda item: -item[1])
+    starts: dict[int, int] = {}
+    length = 0
+    for segment, _ in fed:
+        starts[id(segment)] = length
+        length += len(segment)
+    return fed, {name: (starts[id(host[name])], len(prompts[name])) for name in prompts}
 
 
 @torch.no_grad()
 def _read_raw(
     engine: Engine,
     cache: StreamCache,
-    name: str,
+    layer: int,
     segment: Segment,
     causal: bool,
-    on_rows: OnRows,
-    on_queries: OnQueries | None,
     knockouts: Sequence[Knockout],
-) -> None:
-    for layer, block in enumerate(engine.adapter.layers):
-        state = cache.states[layer]
-        attention = cast(nn.Module, block.self_attn)
-        hidden = cast(Any, block).input_layernorm(segment.embeds[None])
-        where = state.cursor.place(segment)[0].to(engine.adapter.device)
-        cos, sin = engine.rope.tables(where, layer)
-        unrotated = engine.project(attention, hidden, "q")
-        if on_queries is not None:
-            on_queries(name, layer, unrotated[0])
-        query = _turn(unrotated, cos, sin)
-        key = _turn(engine.project(attention, hidden, "k"), cos, sin)[0]
-        if state.keys is not None:
-            key = torch.cat([state.keys[0].float(), key], 1)
-        heads = query.shape[1]
-        hidden = [k.hidden(layer, "guidance", state.ids, heads) for k in knockouts]
-        pattern = _pattern(query[0], key, causal, [h for h in hidden if h is not None], attention)
-        on_rows(name, layer, pattern[..., : state.tokens])
+) -> tuple[Float[Tensor, "query_head row cached"], Float[Tensor, "query_head row dim"]]:
+    """Rows and un-rotated queries of one layer, taken from the prompt's input embeddings."""
+    block = cast(Any, engine.adapter.layers[layer])
+    state = cache.stream_layers[layer].state
+    attention = cast(nn.Module, block.self_attn)
+    hidden = block.input_layernorm(segment.embeds[None])
+    where = state.cursor.place(segment)[0].to(engine.adapter.device)
+    cos, sin = engine.rope.tables(where, layer)
+    unrotated = engine.project(attention, hidden, "q")
+    query = _turn(unrotated, cos, sin)
+    key = _turn(engine.project(attention, hidden, "k"), cos, sin)[0]
+    if state.keys is not None:
+        key = torch.cat([state.keys[0].float(), key], 1)
+    heads = query.shape[1]
+    hidden = [k.hidden(layer, "guidance", state.ids, heads) for k in knockouts]
+    pattern = _pattern(query[0], key, causal, [h for h in hidden if h is not None], attention)
+    return pattern[..., : state.tokens], unrotated[0]
 
 
 def _pattern(

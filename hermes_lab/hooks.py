@@ -3,7 +3,7 @@
 A session owns a `HookBoard`; its names are TransformerLens' (`blocks.{l}.attn.hook_pattern`, ...) and its
 points are real `transformer_lens.hook_points.HookPoint`s, so hooks written for TransformerLens work as they
 are: `fn(tensor, hook)` may return an edited tensor, which then flows on. Attention-internal points are
-fired by `hermes_lab.attention`, the others by module hooks that `Instrument` installs once per model.
+fired by `hermes_lab.attention`, the others by module hooks that are installed when somebody first listens.
 """
 
 from __future__ import annotations

@@ -242,14 +242,10 @@ class Step:
     # --- the decision --------------------------------------------------------------------------
     def _views(self, evidence: Evidence, budgets: Sequence[int] | None) -> list[decision.LayerView]:
         session, stream = self.session, self.session.stream
-        return [
-            decision.view_of(
-                session.engine, stream, state, layer,
-                policy=session.policy, evidence=evidence, seed=session.seed,
-                budget=None if budgets is None else budgets[layer],
-            )
-            for layer, state in enumerate(stream.cache.states)
-        ]  # fmt: skip
+        return decision.views_of(
+            session.engine, stream, stream.cache.states,
+            policy=session.policy, evidence=evidence, seed=session.seed, budgets=budgets,
+        )  # fmt: skip
 
     def _observe(self, policy: Policy, evidence: Evidence) -> None:
         stream = self.session.stream
@@ -283,8 +279,21 @@ class Step:
         def on_queries(name: str, layer: int, queries: Tensor) -> None:
             evidence.queries[layer][name] = queries
 
+        def reads(name: str, layer: int) -> bool:
+            # whoever records whole rows gets those of every layer
+            return session.record_level == "rows" or bool(
+                call(policy, "reads", layer, lambda: policy.reads(name, layer, engine.layers))
+            )
+
         wants_queries = Need.QUERIES in policy.needs
-        guidance.read(engine, stream.cache, prompts, on_rows, on_queries if wants_queries else None)
+        guidance.read(
+            engine,
+            stream.cache,
+            prompts,
+            on_rows,
+            on_queries if wants_queries else None,
+            reads=reads,
+        )
         summaries.extend(c.summary() for c in collected.values())
 
     def _decide(

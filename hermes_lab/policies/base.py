@@ -306,6 +306,10 @@ class Policy:
         """Pseudo-queries to read against the cache; `history` holds (question, answer) pairs so far."""
         return ()
 
+    def reads(self, guidance: str, layer: int, layers: int) -> bool:
+        """Whether the decision of a layer uses the guidance of that name; what no layer uses is not computed."""
+        return True
+
     # --- the decision ----------------------------------------------------------------------
     def budgets(self, layers: int) -> list[int] | None:
         """Video tokens per layer; None: no limit anywhere. The total should equal layers * budget_tokens.
@@ -388,8 +392,13 @@ def top_newest(total: Float[Tensor, "head token"], count: int) -> Int[Tensor, "h
     tokens = total.shape[-1]
     if count >= tokens:
         return torch.arange(tokens, device=total.device).expand(total.shape[0], tokens)
-    newest_first = total.flip(-1).sort(dim=-1, descending=True, stable=True).indices[..., :count]
-    return (tokens - 1 - newest_first).sort(dim=-1).values
+    if count <= 0:
+        return torch.empty(total.shape[0], 0, dtype=torch.long, device=total.device)
+    least = total.topk(count, dim=-1, sorted=True).values[:, -1:]
+    above, equal = total > least, total == least
+    room = count - above.sum(-1, keepdim=True)
+    newest = equal.flip(-1).cumsum(-1).flip(-1) <= room
+    return (above | (equal & newest)).nonzero()[:, 1].reshape(total.shape[0], count)
 
 
 def minmax(values: Float[Tensor, "head token"], eps: float = 1e-6) -> Float[Tensor, "head token"]:

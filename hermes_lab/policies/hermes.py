@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -217,8 +218,7 @@ class Hermes(Policy):
                 f"The bands of 'hermes' end at layer {max(shallow, deep)}, but the model has only "
                 f"{layers} layers; lower shallow_until or deep_from."
             )
-        sizes = (shallow, deep - shallow, layers - deep)
-        return tuple(band for band, n in zip(BANDS, sizes, strict=True) for _ in range(n))
+        return _runs(shallow, deep, layers)
 
     def progress(self, layer: int, layers: int) -> float:
         """How far a middle layer is from the shallow to the deep band, in [0, 1); 0 outside the middle band.
@@ -246,6 +246,10 @@ class Hermes(Policy):
             Guidance(name, text, reading=self.reading, causal=self.causal)
             for name, text in texts.items()
         )
+
+    def reads(self, guidance: str, layer: int, layers: int) -> bool:
+        """Each band reads one prompt, so that a prompt ends with the last layer of its band."""
+        return guidance == PROMPT_OF[self.bands_of(layers)[layer]]
 
     # --- the decision ------------------------------------------------------------------------
     def budgets(self, layers: int) -> list[int] | None:
@@ -279,7 +283,7 @@ class Hermes(Policy):
     def score(self, view: LayerView) -> Scores:
         """Importance before smoothing: recency, attention, or their mixture, by the layer's band (§3.1)."""
         band = self.bands_of(view.layers)[view.layer]
-        recency = self._scaled(self._recency(view))
+        recency = self._recency(view)
         terms = {"recency": recency}
         prompt = PROMPT_OF[band]
         if band != "shallow" or prompt in view.attention:
@@ -345,17 +349,17 @@ class Hermes(Policy):
 
     # --- parts of the score ------------------------------------------------------------------
     def _recency(self, view: LayerView) -> Float[Tensor, "1 token"]:
-        """exp(-k dt), dt the age in tokens or as a share of the span; k by band and depth."""
-        age = torch.arange(view.tokens - 1, -1, -1, device=view.ids.device, dtype=torch.float32)
+        """exp(-k dt), scaled; dt the age in tokens or as a share of the span; k by band and depth."""
         whole = float(max(view.tokens - 1, 1))
+        unit = whole if self.distance == "normalised" else 1.0
         if self.distance == "normalised":
-            age, whole = age / whole, 1.0
+            whole = 1.0
         elif self.budget_tokens is not None:
             whole = float(self.budget_tokens)
         rate = RELEASED_RATE / whole if self.forgetting_rate is None else self.forgetting_rate
         if self.forgetting_rate_end is not None:
             rate += self.progress(view.layer, view.layers) * (self.forgetting_rate_end - rate)
-        return torch.exp(-rate * age)[None]
+        return _decay(view.tokens, unit, rate, self.normalise, view.ids.device)
 
     def _scaled(self, values: Float[Tensor, "1 token"]) -> Float[Tensor, "1 token"]:
         return minmax(values) if self.normalise else values
@@ -366,6 +370,22 @@ class Hermes(Policy):
                 f"The bands of 'hermes' cross: layers below {shallow} are shallow and layers from {deep} "
                 "on are deep; lower the first edge or raise the second."
             )
+
+
+@lru_cache(maxsize=64)
+def _runs(shallow: int, deep: int, layers: int) -> tuple[Band, ...]:
+    sizes = (shallow, deep - shallow, layers - deep)
+    return tuple(band for band, n in zip(BANDS, sizes, strict=True) for _ in range(n))
+
+
+@lru_cache(maxsize=64)
+def _decay(
+    tokens: int, unit: float, rate: float, normalise: bool, device: torch.device
+) -> Float[Tensor, "1 token"]:
+    """exp(-rate * age / unit) of tokens in temporal order; layers and steps of one length share it, read-only."""
+    age = torch.arange(tokens - 1, -1, -1, device=device, dtype=torch.float32)
+    decayed = torch.exp(-rate * (age / unit))[None]
+    return minmax(decayed) if normalise else decayed
 
 
 def resample(values: Float[Tensor, "head upper"], tokens: int) -> Float[Tensor, "head lower"]:

@@ -106,9 +106,50 @@ def test_a_prompt_that_begins_another_is_not_fed_twice(model: Model) -> None:
     engine = model[0].engine
     prompts = {name: Guidance(name, text) for name, text in PROMPTS.items()}
     segments = guidance.segments_for(engine, list(prompts.values()), None)
-    fed, rows = guidance._layout({name: segment for name, (_, segment) in segments.items()})
-    assert sorted(len(s) for s in fed) == sorted(len(segments[n][1]) for n in ("mixed", "global"))
-    assert rows["local"] == (rows["mixed"][0], len(segments["local"][1]))
+    fed, rows = guidance._layout(
+        {name: segment for name, (_, segment) in segments.items()},
+        {"local": 3, "mixed": 0, "global": 2},
+    )
+    lengths = {name: len(segment) for name, (_, segment) in segments.items()}
+    # the mixed prompt carries the local one, so it stays as long as that is read: longer than the global one
+    assert [(len(s), last) for s, last in fed] == [(lengths["mixed"], 3), (lengths["global"], 2)]
+    assert rows == {
+        "local": (0, lengths["local"]),
+        "mixed": (0, lengths["mixed"]),
+        "global": (lengths["mixed"], lengths["global"]),
+    }
+
+
+@pytest.mark.parametrize("reading", ["propagated", "raw_embedding"])
+def test_reading_only_what_is_needed_gives_the_rows_of_reading_everything(
+    model: Model, reading: Any
+) -> None:
+    both = streamed(model, by_head)
+    prompts = {name: Guidance(name, text, reading=reading) for name, text in PROMPTS.items()}
+    whole, whole_queries = read(both, prompts)
+    needed = {("local", 0), ("mixed", 1), ("global", 2)}
+    some, queries = read(both, prompts, reads=lambda name, layer: (name, layer) in needed)
+    assert set(some) == set(queries) == needed
+    for key in needed:
+        assert_same(some[key], whole[key])
+        assert_same(queries[key], whole_queries[key])
+    nothing, _ = read(both, prompts, reads=lambda name, layer: False)
+    assert not nothing
+
+
+def test_layers_behind_the_last_reader_are_not_run(model: Model) -> None:
+    both = streamed(model)
+    ran: list[str] = []
+    handles = [
+        part.register_forward_hook(lambda *_, name=f"{layer}.{label}": ran.append(name))
+        for layer, block in enumerate(both.lab.adapter.layers)
+        for label, part in (("q", block.self_attn.q_proj), ("mlp", block.mlp))
+    ]
+    prompts = {"global": Guidance("global", PROMPTS["global"])}
+    read(both, prompts, reads=lambda name, layer: layer == 1)
+    for handle in handles:
+        handle.remove()
+    assert ran == ["0.q", "0.mlp", "1.q", "1.q"]  # the second time for the queries themselves
 
 
 def literal_raw_rows(
