@@ -54,7 +54,8 @@ class LayerDecision:
 class AttentionSummary:
     """Attention of one group of queries on the cache, reduced at capture.
 
-    All values are means over the group's query rows of post-softmax attention.
+    All values are means over the group's query rows of post-softmax attention. In layers where the group was not
+    read (a policy's guidance is read where its decision uses it), `visible` and masses are 0, the others NaN.
 
     Attributes:
         group: "question", "guidance:<name>" or "chunk".

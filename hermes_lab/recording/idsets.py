@@ -30,6 +30,13 @@ class RowDiff:
     places: IntArray = field(default_factory=lambda: NONE)
 
 
+_NOTHING = RowDiff()
+
+
+def _is_valid(pool: IntArray) -> bool:
+    return not len(pool) or (int(pool[0]) >= 0 and int(pool[-1]) <= np.iinfo(np.int32).max)
+
+
 def ascending(ids: IntArray) -> bool:
     """Whether ids ascend strictly."""
     return bool((ids[1:] > ids[:-1]).all())
@@ -52,6 +59,8 @@ def encode_row(ids: IntArray, pool: IntArray) -> RowDiff:
     Raises:
         ValueError: an id is negative, does not fit int32, or stands twice in the row.
     """
+    if _is_valid(pool) and np.array_equal(ids, pool):
+        return _NOTHING
     displaced = places = NONE
     if len(ids) and not ascending(ids):
         if len(np.unique(ids)) != len(ids):

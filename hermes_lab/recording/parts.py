@@ -61,7 +61,8 @@ def pack(record: Mapping[str, Any], tensors: Mapping[str, Array]) -> bytes:
 def _checksum(text: str, tensors: Mapping[str, Array]) -> int:
     value = zlib.crc32(text.encode())
     for name in sorted(tensors):
-        value = zlib.crc32(tensors[name].tobytes(), zlib.crc32(name.encode(), value))
+        content = np.ascontiguousarray(tensors[name]).reshape(-1).view(np.uint8)
+        value = zlib.crc32(content, zlib.crc32(name.encode(), value))
     return value
 
 
