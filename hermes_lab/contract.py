@@ -54,6 +54,21 @@ def expect(
     return value
 
 
+def check_choice(policy: Policy, layers: int, protected: int, evaluation: bool) -> None:
+    """Whether a policy may be used here at all: its budgets fit, and it does not peek."""
+    if policy.evaluation_only and not evaluation:
+        raise PolicyError(
+            f"Policy {policy.name!r} looks at the future question: it is an upper bound for evaluations "
+            "and is refused elsewhere."
+        )
+    budgets = call(policy, "budgets", None, lambda: policy.budgets(layers))
+    if budgets is not None and min(check_budgets(policy, budgets, layers)) < protected:
+        raise PolicyError(
+            f"A budget of {min(budgets)} tokens per layer is smaller than the protected prefix of "
+            f"{protected} tokens; give at least {protected}."
+        )
+
+
 def check_budgets(policy: Policy, budgets: Any, layers: int, limit: int | None = None) -> list[int]:
     """Budgets in tokens, one a layer; with `limit` their total must not exceed it."""
     method = "budgets" if limit is None else "adapt_budgets"

@@ -25,11 +25,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from hermes_lab import policies, reading
+from hermes_lab import asking, policies, reading
 from hermes_lab.attention import Knockout
-from hermes_lab.contract import call, check_budgets
+from hermes_lab.contract import check_choice
 from hermes_lab.engine import Wants
-from hermes_lab.errors import LabError, PolicyError
+from hermes_lab.errors import LabError
+from hermes_lab.feeding import Frames as Frames
+from hermes_lab.feeding import images_and_times
 from hermes_lab.hooks import FwdHooks, HookBoard
 from hermes_lab.lab import Lab
 from hermes_lab.models.base import Segment
@@ -38,9 +40,8 @@ from hermes_lab.positions import PositionRule
 from hermes_lab.snapshot import Answer, Snapshot
 from hermes_lab.step import Step
 from hermes_lab.stream_state import StreamState
-from hermes_lab.summaries import Summarizer
+from hermes_lab.summaries import Summarizer, rows_wanted
 from hermes_lab.tokens import Role, TokenTable
-from hermes_lab.video import Chunk as VideoChunk
 from hermes_lab.video import Frame
 
 if TYPE_CHECKING:
@@ -48,7 +49,6 @@ if TYPE_CHECKING:
 
     from hermes_lab.recording.writer import RecordingWriter
 
-Frames = VideoChunk | Sequence[Frame] | Sequence[npt.NDArray[np.uint8]] | npt.NDArray[np.uint8]
 RecordLevel = Literal["off", "summary", "rows"]
 
 
@@ -74,6 +74,7 @@ class StreamSession:
         fps: frames sampled per second, for the manifest.
 
     Raises:
+        LabError: an argument that cannot be.
         PolicyError: unknown policy, impossible budget or position rule.
         RecordingError: the folder exists or cannot be written.
     """
@@ -99,6 +100,10 @@ class StreamSession:
     ) -> None:
         if chunk_frames < 1:
             raise LabError(f"A chunk needs at least one frame, got chunk_frames={chunk_frames}.")
+        if next_position not in ("counter", "last_kept"):
+            raise LabError(
+                f"There is no next position {next_position!r}; take counter or last_kept."
+            )
         self.lab = lab
         self.engine = lab.engine
         self.chunk_frames = chunk_frames
@@ -118,8 +123,7 @@ class StreamSession:
         self.positions: PositionRule
         self.set_policy(policy, positions)
         self.record_level: RecordLevel = record_level if record is not None else "off"
-        layers = range(self.engine.layers) if record_rows is None else record_rows
-        self._record_rows = tuple(layers) if record_level == "rows" else ()
+        self._record_rows = rows_wanted(record_level, record_rows, self.engine.layers)
         self._writer: RecordingWriter | None = None
         if record is not None and record_level != "off":
             from hermes_lab.recorder import open_writer
@@ -149,7 +153,7 @@ class StreamSession:
             PolicyError: the policy broke its contract.
             RecordingError: the step could not be written (the stream itself goes on).
         """
-        images, times = _images_and_times(frames, times_s, self._stream)
+        images, times = images_and_times(frames, times_s, self._stream)
         return self._take(lambda: Step(self).run(images, times), images)
 
     def feed_segment(self, segment: Segment) -> Snapshot:
@@ -185,19 +189,7 @@ class StreamSession:
             PolicyError: unknown, or impossible here.
         """
         chosen = policies.get(policy) if isinstance(policy, str) else policy
-        if chosen.evaluation_only and not self.evaluation:
-            raise PolicyError(
-                f"Policy {chosen.name!r} looks at the future question: it is an upper bound for evaluations "
-                "and is refused elsewhere."
-            )
-        budgets = call(chosen, "budgets", None, lambda: chosen.budgets(self.engine.layers))
-        if budgets is not None:
-            budgets = check_budgets(chosen, budgets, self.engine.layers)
-        if budgets is not None and min(budgets) < self._stream.protected:
-            raise PolicyError(
-                f"A budget of {min(budgets)} tokens per layer is smaller than the protected prefix of "
-                f"{self._stream.protected} tokens; give at least {self._stream.protected}."
-            )
+        check_choice(chosen, self.engine.layers, self._stream.protected, self.evaluation)
         rule = chosen.default_positions if positions is None else positions
         self.positions = rule if isinstance(rule, PositionRule) else PositionRule.parse(rule)
         if self._stream.step:
@@ -229,46 +221,10 @@ class StreamSession:
         Raises:
             LabError: the question is empty, no frame was fed yet, or `max_new_tokens` is not positive.
         """
-        started = self._clock()
-        if max_new_tokens < 1:
-            raise LabError(
-                f"An answer needs at least one token, got max_new_tokens={max_new_tokens}."
-            )
-        stream = self.reading_stream()
-        wanted = self._wants_attention(attention)
-        summarizer = self._summarizer("question", stream) if wanted else None
-        ids: list[int] = []
-        first_logits: Tensor | None = None
-        first_s = started
-        attended: tuple[int, ...] = ()
-        for token, logits in self._generate(stream, question, max_new_tokens, summarizer):
-            if first_logits is None:
-                first_s, first_logits = self._clock(), logits
-                attended = tuple(state.tokens for state in stream.cache.states)
-            ids.append(token)
-            if on_token is not None:
-                on_token(self.engine.adapter.decode(ids))
-        assert first_logits is not None
-        tpot_s = (self._clock() - first_s) / (len(ids) - 1) if len(ids) > 1 else float("nan")
-        answer = Answer(
-            question=question,
-            text=self.engine.adapter.decode(ids),
-            token_ids=tuple(ids),
-            step=self._stream.step,
-            time_s=self._stream.now_s,
-            ttft_s=first_s - started,
-            tpot_s=tpot_s,
-            first_logits=first_logits.cpu().numpy(),
-            top=self._top(first_logits, top),
-            attention=None if summarizer is None else summarizer.summary(),
-            attended_tokens=attended,
-            cache_bytes=self._stream.cache.bytes,
-        )
-        if remember:
-            self._stream.history.append((question, answer.text))
-        if self._writer is not None:
-            self._writer.write_answer(answer)
-        return answer
+        return asking.answer(
+            self, question, max_new_tokens=max_new_tokens, remember=remember,
+            attention=attention, on_token=on_token, top=top,
+        )  # fmt: skip
 
     def stream_answer(self, question: str, *, max_new_tokens: int = 32) -> Iterator[str]:
         """The answer so far, token by token, from what is remembered when the first token is asked for.
@@ -276,7 +232,7 @@ class StreamSession:
         Leaving the loop early, feeding frames and asking other questions between two tokens are all fine.
         """
         ids: list[int] = []
-        for token, _ in self._generate(self.reading_stream(), question, max_new_tokens, None):
+        for token, _ in asking.generate(self, self.reading_stream(), question, max_new_tokens):
             ids.append(token)
             yield self.engine.adapter.decode(ids)
 
@@ -288,22 +244,6 @@ class StreamSession:
     def reading_stream(self) -> StreamState:
         """The stream on a cache of its own, which a question may write to; tensors are shared, not copied."""
         return self._stream.for_reading(self.engine.new_cache())
-
-    def _generate(
-        self,
-        stream: StreamState,
-        question: str,
-        max_new_tokens: int,
-        summarizer: Summarizer | None,
-    ) -> Iterator[tuple[int, Tensor]]:
-        wants = self._wants()
-        reads = wants
-        if summarizer is not None:
-            reads = replace(wants, rows=slice(None), on_rows=summarizer.add)
-        hidden = self.prefill_question(question, reads, stream)
-        yield from reading.decode(
-            self.engine, stream.cache, hidden, max_new_tokens=max_new_tokens, wants=wants
-        )
 
     def _wants(self) -> Wants:
         return Wants(knockouts=tuple(self.knockouts), board=self.board)
@@ -328,13 +268,6 @@ class StreamSession:
         stream = self.reading_stream() if stream is None else stream
         reader = reading.Reader(self.engine, stream, self.policy, self.seed)
         return reader.prefill(segment, wants)
-
-    def _top(self, logits: Tensor, count: int) -> tuple[tuple[str, float], ...]:
-        chances, ids = logits.softmax(-1).topk(min(count, logits.shape[-1]))
-        tokenizer = self.engine.adapter.tokenizer
-        return tuple(
-            (str(tokenizer.decode([int(i)])), float(p)) for i, p in zip(ids, chances, strict=True)
-        )
 
     # --- hooks ---------------------------------------------------------------------------------
     @contextmanager
@@ -427,14 +360,11 @@ class StreamSession:
         """Global ids of all tokens that a layer holds, the system prefix included."""
         return self._stream.cache.states[layer].ids
 
-    def _wants_attention(self, attention: bool | None) -> bool:
-        return self.record_level != "off" if attention is None else attention
-
     def _summarizer(self, group: str, stream: StreamState | None = None) -> Summarizer:
         stream = self._stream if stream is None else stream
         keep = self._record_rows if group == "question" else ()
         return Summarizer(
-            group, lambda layer: stream.cache.states[layer], stream.table, self.engine.layers,
+            group, lambda layer: stream.cache.stream_layers[layer].state, stream.table, self.engine.layers,
             self.engine.query_heads, stream.frames_seen, stream.now_s, keep,
         )  # fmt: skip
 
@@ -463,37 +393,3 @@ class StreamSession:
         trace: TracebackType | None,
     ) -> None:
         self.close(None if error is None else f"{type(error).__name__}: {error}")
-
-
-def _images_and_times(
-    frames: Frames | Frame, times_s: Sequence[float] | None, stream: StreamState
-) -> tuple[list[npt.NDArray[np.uint8]], list[float]]:
-    """Arrays and times of whatever was fed.
-
-    Raises:
-        LabError: no frames, a wrong shape or dtype, or times that do not fit.
-    """
-    if isinstance(frames, Frame):
-        frames = [frames]
-    if isinstance(frames, VideoChunk):
-        items: list[Any] = list(frames)
-    else:
-        items = list(frames)
-    if not items:
-        raise LabError("There are no frames to feed.")
-    images = [item.image if isinstance(item, Frame) else np.asarray(item) for item in items]
-    for image in images:
-        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-            raise LabError(
-                f"Frames must be RGB arrays [height, width, 3] of uint8, got {list(image.shape)} of {image.dtype}."
-            )
-    if all(isinstance(item, Frame) for item in items):
-        times = [float(item.time_s) for item in items]
-    elif times_s is None:
-        start = stream.now_s + 1.0 if stream.frames_seen else 0.0
-        times = [start + i for i in range(len(images))]
-    else:
-        times = [float(t) for t in times_s]
-    if len(times) != len(images):
-        raise LabError(f"{len(images)} frames were given {len(times)} times; give one each.")
-    return images, times

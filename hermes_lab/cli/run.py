@@ -255,6 +255,12 @@ def run(
         hermes-lab run world:seed=7,frames=120 --policy fifo --ask "what was the first object?@30" --record runs/a
     """
     questions = [Question.parse(spec) for spec in ask or []]
+    if not all(question.text for question in questions):
+        raise LabError("A question given with --ask is empty; ask something.")
+    if max_new_tokens < 1:
+        raise LabError(
+            f"An answer needs at least one token, got --max-new-tokens {max_new_tokens}."
+        )
     if source is None:
         from hermes_lab.worlds import bundled
 

@@ -241,3 +241,24 @@ def test_questions_that_cannot_be_asked(model: Model) -> None:
         session.ask("  ")
     with pytest.raises(LabError, match="max_new_tokens=0"):
         session.ask(QUESTION, max_new_tokens=0)
+
+
+def test_sessions_that_cannot_be_started(model: Model) -> None:
+    wrong: Any = "somewhere"
+    with pytest.raises(LabError, match="last_kept"):
+        StreamSession(model[0], next_position=wrong)
+    with pytest.raises(LabError, match="record_rows"):
+        StreamSession(model[0], record_level="rows", record_rows=[99])
+    with pytest.raises(LabError, match="chunk_frames=0"):
+        StreamSession(model[0], chunk_frames=0)
+
+
+@pytest.mark.parametrize("seed", [-3, 2**70])
+def test_any_whole_number_is_a_seed(model: Model, seed: int) -> None:
+    kept = []
+    for _ in range(2):
+        session = StreamSession(model[0], "random(budget_tokens=40)", seed=seed)
+        for step in range(2):
+            session.feed(noise(2, step))
+        kept.append(session.layer_ids(0))
+    assert torch.equal(*kept)

@@ -1,0 +1,96 @@
+"""Questions to a session: the turn is prefilled beside the stream, the answer decoded, and all of it measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from hermes_lab import reading
+from hermes_lab.engine import Engine
+from hermes_lab.errors import LabError
+from hermes_lab.snapshot import Answer
+from hermes_lab.stream_state import StreamState
+from hermes_lab.summaries import Summarizer
+
+if TYPE_CHECKING:
+    from hermes_lab.session import StreamSession
+
+
+def answer(
+    session: StreamSession,
+    question: str,
+    *,
+    max_new_tokens: int,
+    remember: bool,
+    attention: bool | None,
+    on_token: Callable[[str], None] | None,
+    top: int,
+) -> Answer:
+    """The work of `StreamSession.ask`, which describes the arguments."""
+    started = session._clock()
+    if max_new_tokens < 1:
+        raise LabError(f"An answer needs at least one token, got max_new_tokens={max_new_tokens}.")
+    engine, stream = session.engine, session.reading_stream()
+    wanted = session.record_level != "off" if attention is None else attention
+    summarizer = session._summarizer("question", stream) if wanted else None
+    ids: list[int] = []
+    first_logits: Tensor | None = None
+    first_s = started
+    attended: tuple[int, ...] = ()
+    for token, logits in generate(session, stream, question, max_new_tokens, summarizer):
+        if first_logits is None:
+            first_s, first_logits = session._clock(), logits
+            attended = tuple(state.tokens for state in stream.cache.states)
+        ids.append(token)
+        if on_token is not None:
+            on_token(engine.adapter.decode(ids))
+    assert first_logits is not None
+    tpot_s = (session._clock() - first_s) / (len(ids) - 1) if len(ids) > 1 else float("nan")
+    made = Answer(
+        question=question,
+        text=engine.adapter.decode(ids),
+        token_ids=tuple(ids),
+        step=session.stream.step,
+        time_s=session.stream.now_s,
+        ttft_s=first_s - started,
+        tpot_s=tpot_s,
+        first_logits=first_logits.cpu().numpy(),
+        top=_likeliest(engine, first_logits, top),
+        attention=None if summarizer is None else summarizer.summary(),
+        attended_tokens=attended,
+        cache_bytes=session.cache_bytes,
+    )
+    if remember:
+        session.stream.history.append((question, made.text))
+    if session._writer is not None:
+        session._writer.write_answer(made)
+    return made
+
+
+def generate(
+    session: StreamSession,
+    stream: StreamState,
+    question: str,
+    max_new_tokens: int,
+    summarizer: Summarizer | None = None,
+) -> Iterator[tuple[int, Tensor]]:
+    """Greedy answer on a `reading_stream()`: (token id, the logits that chose it), one after the other."""
+    wants = session._wants()
+    reads = wants
+    if summarizer is not None:
+        reads = replace(wants, rows=slice(None), on_rows=summarizer.add)
+    hidden = session.prefill_question(question, reads, stream)
+    yield from reading.decode(
+        session.engine, stream.cache, hidden, max_new_tokens=max_new_tokens, wants=wants
+    )
+
+
+def _likeliest(engine: Engine, logits: Tensor, count: int) -> tuple[tuple[str, float], ...]:
+    chances, ids = logits.softmax(-1).topk(min(count, logits.shape[-1]))
+    tokenizer = engine.adapter.tokenizer
+    return tuple(
+        (str(tokenizer.decode([int(i)])), float(p)) for i, p in zip(ids, chances, strict=True)
+    )
