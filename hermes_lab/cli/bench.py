@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.progress import Progress, TaskID
 
-from hermes_lab.cli.console import errors, print_json
+from hermes_lab.cli.console import errors, out, print_json
+from hermes_lab.files import write_text
+
+if TYPE_CHECKING:
+    from hermes_lab.evaluation.report import Report
 
 
 def bench(
@@ -28,21 +33,29 @@ def bench(
     """Measure all sides in one run on this machine; medians and ratios, never absolute promises."""
     from hermes_lab.evaluation import benchmark
 
-    report = (
-        benchmark.policies(model, quick=quick)
-        if policies
-        else benchmark.engine(
-            model, mid=mid, quick=quick, progress=lambda text: errors.print(f"[dim]{text}[/]")
-        )
-    )
-    if save is not None:
-        from hermes_lab.files import write_text
+    def show(report: Report) -> None:
+        if save is not None:  # whole after every table, so that a run that is cut short leaves them
+            write_text(save, json.dumps(report.to_json(), indent=1) + "\n")
+        if not as_json:
+            if len(report.sections) == 1:
+                out.print(report.heading(), soft_wrap=True)
+            out.print(report.sections[-1].table(), markup=False, soft_wrap=True)
 
-        write_text(save, json.dumps(report.to_json(), indent=1))
+    with Progress(console=errors, transient=True) as bar:
+        tasks: dict[str, TaskID] = {}
+
+        def tick(title: str, done: int, total: int) -> None:
+            if title not in tasks:
+                tasks[title] = bar.add_task(title, total=total)
+            bar.update(tasks[title], completed=done, visible=done < total)
+
+        report = (
+            benchmark.policies(model, quick=quick, tick=tick, on_table=show)
+            if policies
+            else benchmark.engine(model, mid=mid, quick=quick, tick=tick, on_table=show)
+        )
     if as_json:
         print_json(report.to_json())
-    else:
-        print(report.table())
 
 
 def add_to(app: typer.Typer) -> None:

@@ -22,6 +22,19 @@ class Section:
     rows: tuple[tuple[Cell, ...], ...]
     note: str = ""
 
+    def table(self) -> str:
+        """Text for a terminal or a document."""
+        console = Console(width=110, no_color=True, force_terminal=False)
+        grid = Table(*self.columns, title=self.title, title_justify="left")
+        for row in self.rows:
+            grid.add_row(*(_cell(value) for value in row))
+        with console.capture() as captured:
+            console.print()
+            console.print(grid)
+            if self.note:
+                console.print(self.note)
+        return captured.get()
+
 
 @dataclass(frozen=True)
 class Report:
@@ -35,21 +48,14 @@ class Report:
         """Plain data."""
         return asdict(self)
 
+    def heading(self) -> str:
+        """Title and machine."""
+        facts = ", ".join(f"{k}: {v}" for k, v in self.machine.items())
+        return f"{self.title}\n{facts}"
+
     def table(self) -> str:
         """Text for a terminal or a document."""
-        console = Console(width=110, no_color=True, force_terminal=False)
-        with console.capture() as captured:
-            console.print(self.title)
-            console.print(", ".join(f"{k}: {v}" for k, v in self.machine.items()), soft_wrap=True)
-            for section in self.sections:
-                grid = Table(*section.columns, title=section.title, title_justify="left")
-                for row in section.rows:
-                    grid.add_row(*(_cell(value) for value in row))
-                console.print()
-                console.print(grid)
-                if section.note:
-                    console.print(section.note)
-        return captured.get()
+        return "\n".join([self.heading(), *(section.table() for section in self.sections)])
 
 
 def _cell(value: Cell) -> str:

@@ -31,9 +31,10 @@ def test_engine_tables_hold_every_side(checkpoint: Callable[..., Path], tmp_path
     assert [row[0] for row in sections["cost of recording"]["rows"]] == ["off", "summary", "rows"]
     assert sections["cost of recording"]["rows"][0][-1] == 0
     assert sections["cost of recording"]["rows"][1][-1] > 0
-    assert {"fifo", "hermes", "hermes:released"} == {
-        r[0] for r in sections["cost of a compression step"]["rows"]
-    }
+    compression = [rows for title, rows in sections.items() if "compression step" in title]
+    assert len(compression) == 2  # two lengths of chunk
+    for section in compression:
+        assert {"fifo", "hermes", "hermes:released"} == {row[0] for row in section["rows"]}
 
 
 def test_policy_table_holds_every_policy(checkpoint: Callable[..., Path]) -> None:
