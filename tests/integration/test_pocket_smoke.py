@@ -48,7 +48,9 @@ def test_the_smoke_recipe_learns_to_see_and_to_answer(name: str, tmp_path: Path)
     assert last["loss"] < 0.6 * first["loss"]
     assert last["colour"] > last["colour_majority"] + 0.3
     assert last["scene"] > 0.6
-    assert answered[-1]["loss"] < 0.7 * answered[0]["loss"]
+    assert answered[-1]["loss"] < 0.75 * answered[0]["loss"]
+    # the first question that a decoder learns to answer; a blind answer is right half the time
+    assert _lines(tmp_path, "development")[-1]["types"]["now_side"] > 0.65
     lab = hermes_lab.load(tmp_path / "model")
     assert lab.adapter.rotary_axes == (3 if name == "pocket-mrope" else 1)
 
