@@ -18,6 +18,8 @@ from hermes_lab.recording import Recording
 from hermes_lab.snapshot import AttentionSummary
 
 THUMBNAILS = "thumbnails"
+MASS, WEIGHTED = "attention mass", "value-weighted"
+QUESTION = "what was the first object"
 
 
 @dataclass(frozen=True)
@@ -83,18 +85,20 @@ def choose_probe(probes: list[Probe], view: state.ViewState) -> Probe:
             if metric == THUMBNAILS
             else figures.METRICS[metric]
         )
-        st.session_state.setdefault("atlas-sinks", False)
-        st.toggle(
+        state.initial("atlas-sinks", bool(view.sinks))
+        sinks = st.toggle(
             "With sinks", key="atlas-sinks",
             help="Off: shares of what falls on video. On: shares of all attention, which sinks and text take part in.",
         )  # fmt: skip
-        st.session_state.setdefault("atlas-weighting", "attention mass")
-        st.segmented_control(
-            "Weighting", ["attention mass", "value-weighted"], key="atlas-weighting",
+        state.initial("atlas-weighting", WEIGHTED if view.weighting == WEIGHTED else MASS)
+        weighting = st.segmented_control(
+            "Weighting", [MASS, WEIGHTED], key="atlas-weighting",
             help="Value-weighted multiplies each weight by the length of its value vector (Kobayashi et al. 2020); "
             "it needs the model, so it is there for a running stream.",
         )  # fmt: skip
-    state.write(group=name, metric=metric)
+    state.write(
+        group=name, metric=metric, sinks=1 if sinks else None, weighting=WEIGHTED if weighting == WEIGHTED else "",
+    )  # fmt: skip
     return probes[names.index(name)]
 
 
@@ -334,7 +338,7 @@ def patches(recording: Recording, probe: Probe, layer: int, head: int) -> None:
 
 def weighted(layer: int, head: int) -> None:
     """Attention times the length of the values it reads, for the running stream."""
-    if st.session_state.get("atlas-weighting") != "value-weighted":
+    if st.session_state.get("atlas-weighting") != WEIGHTED:
         return
     worker = things().worker
     if worker is None or not worker.alive:
@@ -342,9 +346,10 @@ def weighted(layer: int, head: int) -> None:
             "Value-weighted attention needs the model: start a stream on the Live page, then come back."
         )
         return
-    question = st.text_input(
-        "Question to the running stream", "what was the first object", key="atlas-question"
-    )
+    view: state.ViewState = st.session_state["view"]
+    state.initial("atlas-question", view.question or QUESTION)
+    question = st.text_input("Question to the running stream", key="atlas-question")
+    state.write(question="" if question == QUESTION else question)
     if not st.button("Read it", key="atlas-read"):
         return
     from dashboards.readings import value_weighted

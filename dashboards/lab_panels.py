@@ -28,6 +28,8 @@ from hermes_lab.worlds import World
 _FILE = re.compile(r"[a-z][a-z0-9_]{0,39}")
 START = "hermes | snapkv"
 TICK_S = 1.0
+QUESTION = "what was the first object"
+NO_QUESTION = "-"  # in a link, where nothing stands for the usual one
 
 
 @dataclass(frozen=True)
@@ -107,10 +109,12 @@ def form(view: state.ViewState) -> Form | None:
             )
         )  # fmt: skip
     else:
-        text = st.text_area(
-            "Questions, one a line", "what was the first object", key="lab-questions"
-        )
+        state.initial("lab-questions", _questions_of(view.questions))
+        text = st.text_area("Questions, one a line", key="lab-questions")
         questions = tuple(q.strip() for q in text.splitlines() if q.strip())[:8]
+        state.write(
+            questions="" if questions == (QUESTION,) else "\n".join(questions) or NO_QUESTION
+        )
     complete = source is not None and len(contestants) == count
     start = st.button(
         "Compare", type="primary", width="stretch", disabled=not complete, key="lab-start"
@@ -122,6 +126,11 @@ def form(view: state.ViewState) -> Form | None:
     if source is None or not complete:
         return None
     return Form(start, model, source, contestants, budget, chunk, streams, questions)
+
+
+def _questions_of(linked: str) -> str:
+    """What a link asks, one question a line."""
+    return "" if linked == NO_QUESTION else linked or QUESTION
 
 
 def _budget_of(spec: str) -> int:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 FILM_FRAMES = 10
 FRAME_PX = 160
+ALL_LAYERS, WHOLE, NEWEST = "all layers", "whole stream", "newest"
 UNBOUNDED = 2**31 - 1  # as in `hermes_lab.policies.base`, whose import takes torch
 
 
@@ -134,26 +135,30 @@ def film(scene: Scene) -> None:
     """Frames with what survives of them."""
     layers = scene.strip.layers
     left, right = st.columns([3, 2], vertical_alignment="bottom")
-    options = ["all layers", *range(layers)]
-    st.session_state.setdefault("film-layer", "all layers")
+    options = [ALL_LAYERS, *range(layers)]
+    view: state.ViewState = st.session_state["view"]
+    state.initial("film-layer", view.film if view.film in options else ALL_LAYERS)
     if st.session_state["film-layer"] not in options:
-        st.session_state["film-layer"] = "all layers"
+        st.session_state["film-layer"] = ALL_LAYERS
     layer = left.select_slider(
         "Patches that survive in",
         options,
         key="film-layer",
         format_func=lambda v: v if isinstance(v, str) else f"layer {v}",
     )
-    st.session_state.setdefault("film-which", "whole stream")
-    which = right.segmented_control("Frames", ["whole stream", "newest"], key="film-which")
-    frames = figures.choose_frames(scene.snapshot.frames_seen, FILM_FRAMES, which == "newest")
+    state.initial("film-which", NEWEST if view.frames == NEWEST else WHOLE)
+    which = right.segmented_control("Frames", [WHOLE, NEWEST], key="film-which")
+    state.write(
+        film=None if layer == ALL_LAYERS else int(layer), frames=NEWEST if which == NEWEST else ""
+    )
+    frames = figures.choose_frames(scene.snapshot.frames_seen, FILM_FRAMES, which == NEWEST)
     frames = [f for f in frames if scene.picture(f) is not None]
     if not frames:
         st.caption("No pictures of the frames were recorded.")
         return
     shares = figures.surviving_share(
         scene.state, scene.column("frame"), scene.column("row"), scene.column("col"),
-        frames, scene.grid, None if layer == "all layers" else int(layer),
+        frames, scene.grid, None if layer == ALL_LAYERS else int(layer),
     )  # fmt: skip
     times = _times(scene, frames)
     captions = [f"{t:.0f} s {s.mean():.0%}" for t, s in zip(times, shares, strict=True)]

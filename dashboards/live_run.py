@@ -21,6 +21,7 @@ from hermes_lab.errors import LabError
 TICK_S = 0.2
 IDLE_TICK_S = 1.0
 SPEEDS = {"1x": 1.0, "4x": 4.0, "8x": 8.0, "16x": 16.0, "as fast as it goes": UNPACED}
+USUAL_SPEED = "4x"
 
 
 def start_form(view: state.ViewState) -> None:
@@ -31,18 +32,22 @@ def start_form(view: state.ViewState) -> None:
     left, right = st.columns(2)
     state.initial("live-chunk", min(max(view.chunk or 4, 1), 256))
     chunk = left.number_input("Frames a chunk", 1, 256, key="live-chunk")
-    fps = right.number_input("Frames a second", 0.1, 30.0, 1.0, key="live-fps")
-    st.session_state.setdefault("live-speed", "4x")
+    state.initial("live-fps", min(max(view.fps or 1.0, 0.1), 30.0))
+    fps = float(right.number_input("Frames a second", 0.1, 30.0, key="live-fps"))
+    state.initial("live-speed", view.speed if view.speed in SPEEDS else USUAL_SPEED)
     speed = st.selectbox("Speed", list(SPEEDS), key="live-speed")
     record = st.toggle(
         "Record", True, key="live-record", help="Needed to ask why on the other pages."
     )
     running = things().worker
+    shown = speed if running is None else st.session_state.get("live-speed-now", speed)
     state.write(
         model=model,
         policy=full_spec(policy.config()) if policy else name,
         source=source.spec if source else "",
         chunk=int(chunk),
+        fps=None if fps == 1.0 else fps,
+        speed="" if shown == USUAL_SPEED else shown,
     )
     start, stop = st.columns(2)
     if start.button(
@@ -54,7 +59,7 @@ def start_form(view: state.ViewState) -> None:
             run_name = f"live-{datetime.now():%Y%m%d-%H%M%S}"
             settings = StreamSettings(
                 source=source.path, label=source.label, model=model_named(model), policy=policy.config(),
-                fps=float(fps), chunk_frames=int(chunk), speed=SPEEDS[speed],
+                fps=fps, chunk_frames=int(chunk), speed=SPEEDS[speed],
                 record=store.new_path(run_name) if record else None, record_level="rows",
                 max_frames=source.max_frames,
             )  # fmt: skip
@@ -109,7 +114,7 @@ def live_controls(worker: StreamWorker) -> None:
     if buttons[2].button("Step", icon=":material/skip_next:", key="live-step", width="stretch"):
         worker.step()
     names = list(SPEEDS)
-    st.session_state.setdefault("live-speed-now", st.session_state.get("live-speed", "4x"))
+    st.session_state.setdefault("live-speed-now", st.session_state.get("live-speed", USUAL_SPEED))
     speed = buttons[3].selectbox("Speed", names, key="live-speed-now")
     if st.session_state.get("live-speed-set") != (id(worker), speed):
         worker.set_speed(SPEEDS[speed])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -9,6 +11,10 @@ from typing import Any
 import streamlit as st
 
 BUNDLED = "bundled"
+_LONGEST = 2000
+STALE_S = 3.0
+"""For so long a page may still report the URL that it had before the session changed it."""
+_NUMBER = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 
 
 @dataclass(frozen=True)
@@ -20,7 +26,10 @@ class ViewState:
         step: `Snapshot.step`; layer, head: indices; frame, token: global numbers.
         group: which queries' attention; metric, mode: what a page draws.
         source, model, policy: what a live run or a policy lab would run; chunk: frames fed at once;
-            worlds: how many worlds the policy lab asks.
+            worlds: how many worlds the policy lab asks; fps, speed: how fast a stream comes.
+        film: layer of the filmstrip; frames: which frames it shows.
+        weighting, sinks: how the atlas counts attention.
+        question: to the running stream; questions: those of the policy lab, one a line.
     """
 
     recording: str = BUNDLED
@@ -38,6 +47,14 @@ class ViewState:
     policy: str = ""
     chunk: int | None = None
     worlds: int | None = None
+    fps: float | None = None
+    speed: str = ""
+    film: int | None = None
+    frames: str = ""
+    weighting: str = ""
+    sinks: int | None = None
+    question: str = ""
+    questions: str = ""
     claim: str = ""
 
     @classmethod
@@ -49,7 +66,10 @@ class ViewState:
                 continue
             text = params[f.name]
             if isinstance(f.default, str):
-                values[f.name] = text[:400]
+                values[f.name] = text[:_LONGEST]
+            elif "float" in str(f.type):
+                if _NUMBER.fullmatch(text):
+                    values[f.name] = float(text)
             elif text.isdecimal() and len(text) < 10:
                 values[f.name] = int(text)
         return replace(base or cls(), **values)
@@ -57,7 +77,7 @@ class ViewState:
     def to_params(self) -> dict[str, str]:
         """The parameters of a URL that reopens this view."""
         return {
-            f.name: str(value)
+            f.name: f"{value:g}" if isinstance(value, float) else str(value)
             for f in fields(self)
             if (value := getattr(self, f.name)) != f.default and value is not None
         }
@@ -68,13 +88,23 @@ def read() -> ViewState:
     shown: dict[str, str] = st.session_state.get("url", {})
     params = st.query_params.to_dict()
     view: ViewState = st.session_state.get("view") or ViewState()
-    if params and params != shown:
+    if params and params != shown and not _just_left(params):
         view = ViewState.from_params(params, ViewState())
-        for key in [k for k in st.session_state if str(k).startswith("w_")]:
+        bound: set[str] = st.session_state.get("bound", set())
+        for key in [
+            k for k in st.session_state if str(k).startswith(("w_", "player-")) or k in bound
+        ]:
             del st.session_state[key]
         st.session_state["url"] = params
     st.session_state["view"] = view
     return view
+
+
+def _just_left(params: dict[str, str]) -> bool:
+    """Whether this is no link but a page that has not heard yet of the session's latest change of the URL."""
+    now = time.monotonic()
+    left: list[tuple[float, dict[str, str]]] = st.session_state.get("urls-left", [])
+    return any(p == params and now - at_s < STALE_S for at_s, p in left)
 
 
 def write(**changes: Any) -> ViewState:
@@ -82,6 +112,10 @@ def write(**changes: Any) -> ViewState:
     view = replace(st.session_state.get("view") or ViewState(), **changes)
     params = view.to_params()
     st.session_state["view"] = view
+    before: dict[str, str] = st.session_state.get("url", {})
+    if before != params:
+        left = st.session_state.get("urls-left", [])
+        st.session_state["urls-left"] = [*left[-7:], (time.monotonic(), before)]
     st.session_state["url"] = params
     if st.query_params.to_dict() != params:
         st.query_params.from_dict(params)
@@ -89,7 +123,11 @@ def write(**changes: Any) -> ViewState:
 
 
 def initial(key: str, value: Any) -> str:
-    """Give a widget its first value from the view; later runs keep what the person chose. Returns the key."""
+    """Give a widget its first value from the view; later runs keep what the person chose. Returns the key.
+
+    A link that is opened in the same session takes the widget's value away again (see `read`).
+    """
+    st.session_state.setdefault("bound", set()).add(key)
     if key not in st.session_state:
         st.session_state[key] = value
     return key

@@ -18,12 +18,24 @@ TICK_S = 0.2
 REPLAY, RUN = "Replay", "Run a model"
 
 
+def speeds_of(end_s: float) -> tuple[list[float], float]:
+    """Stream seconds a second that are offered for a recording of that length, and the one to start with."""
+    usual = round(max(8.0, end_s / 30), 1)
+    return sorted({1.0, 4.0, 8.0, 32.0, usual}), usual
+
+
+def speed_of(text: str, end_s: float) -> float:
+    """The speed that a link asks for, where it is offered."""
+    speeds, usual = speeds_of(end_s)
+    return next((s for s in speeds if f"{s:g}" == text), usual)
+
+
 def replay_player(recording: Recording, view: state.ViewState) -> Player:
     """The needle of this recording; it starts at the step in the URL, or playing from the beginning."""
     key = f"player-{recording.folder}"
     if key not in st.session_state:
         end_s = float(recording.timeline.time_s[-1])
-        player = Player(0.0, end_s, speed=max(8.0, end_s / 30), playing=False)
+        player = Player(0.0, end_s, speed=speed_of(view.speed, end_s), playing=False)
         if view.step is None:
             player = player.play(time.monotonic())
         else:
@@ -45,13 +57,16 @@ def replay_controls(recording: Recording, player: Player) -> Player:
     if buttons[2].button("Step", icon=":material/skip_next:", key="replay-step", width="stretch"):
         player = player.pause(now)
         player = player.seek(next_step_s(recording, player.position(now)), now)
-    speeds = sorted({1.0, 4.0, 8.0, 32.0, round(max(8.0, player.end_s / 30), 1)})
-    state.initial("replay-speed", player.speed if player.speed in speeds else 8.0)
+    speeds, usual = speeds_of(player.end_s)
+    state.initial("replay-speed", player.speed)
+    if st.session_state["replay-speed"] not in speeds:  # of a longer recording
+        st.session_state["replay-speed"] = usual
     speed = buttons[3].selectbox(
         "Stream seconds a second", speeds, key="replay-speed", format_func=lambda s: f"{s:g}x"
     )
     if speed != player.speed:
         player = player.with_speed(speed, now)
+    state.write(speed="" if speed == usual else f"{speed:g}")
     if not player.playing:
         times = recording.timeline.time_s
         shown = index_at(recording, player.position(now))

@@ -103,6 +103,41 @@ def test_the_atlas_obeys_its_controls(open_page) -> None:
     assert any("start a stream" in i.value for i in app.info)
 
 
+def test_a_link_reopens_the_replay_and_the_atlas_as_they_were(open_page) -> None:
+    link = {"recording": "first", "step": "3", "speed": "32", "film": "1", "frames": "newest"}
+    app = sound(open_page("live", **link))
+    assert app.selectbox(key="replay-speed").value == 32.0
+    assert app.select_slider(key="film-layer").value == 1
+    assert app.button_group(key="film-which").value == "newest"
+    assert {k: "".join(v) for k, v in app.query_params.items()} == link
+    app.select_slider(key="film-layer").set_value("all layers").run()
+    assert "film" not in sound(app).query_params
+    link = {"recording": "first", "sinks": "1", "weighting": "value-weighted", "question": "who?"}
+    app = sound(open_page("atlas", **link))
+    assert app.toggle(key="atlas-sinks").value is True
+    assert app.button_group(key="atlas-weighting").value == "value-weighted"
+    assert "share of all attention" in _chart(app, "atlas-frames")
+    now = {k: "".join(v) for k, v in app.query_params.items()}
+    assert link.items() <= now.items()
+    app.toggle(key="atlas-sinks").set_value(False).run()
+    assert "sinks" not in sound(app).query_params
+
+
+@pytest.mark.parametrize("page", ["live", "atlas"])
+def test_nonsense_in_a_link_is_as_if_it_were_not_there(open_page, page: str) -> None:
+    bad = {
+        "step": "999999", "speed": "-8", "film": "77", "frames": "none", "weighting": "heavy", "sinks": "maybe",
+        "group": "?", "metric": "?", "layer": "99", "head": "99", "frame": "9999",
+    }  # fmt: skip
+    app = sound(open_page(page, recording="first", **bad))
+    if page == "live":
+        assert app.select_slider(key="film-layer").value == "all layers"
+        assert app.selectbox(key="replay-speed").value == 8.0
+    else:
+        assert app.toggle(key="atlas-sinks").value is False
+        assert app.button_group(key="atlas-weighting").value == "attention mass"
+
+
 def test_recordings_are_listed_compared_and_deleted_only_when_asked_twice(
     open_page, runs: Path
 ) -> None:

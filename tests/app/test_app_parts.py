@@ -57,13 +57,17 @@ def test_a_live_view_equals_the_recording_at_every_step(tmp_path: Path, stream: 
 
 def test_a_link_reopens_its_view_and_ignores_nonsense() -> None:
     view = ViewState(
-        recording="first", step=3, layer=0, token=77, metric="sink", policy="fifo(budget_tokens=8)"
-    )
+        recording="first", step=3, layer=0, token=77, metric="sink", policy="fifo(budget_tokens=8)",
+        fps=2.5, speed="as fast as it goes", film=2, frames="newest", weighting="value-weighted", sinks=1,
+        question="what & where?", questions="one\ntwo",
+    )  # fmt: skip
     assert ViewState.from_params(view.to_params()) == view
     assert (
         ViewState.from_params({"layer": "-1", "step": "x", "frame": "9" * 30, "evil": "1"})
         == ViewState()
     )
+    assert ViewState.from_params({"fps": "nan", "sinks": "yes", "film": "1e9"}) == ViewState()
+    assert len(ViewState.from_params({"questions": "?" * 99_999}).questions) < 10_000
     assert ViewState().to_params() == {}
 
 

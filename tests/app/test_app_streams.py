@@ -188,6 +188,35 @@ def test_a_link_reopens_the_policy_lab_as_it_was(open_page) -> None:
     assert now == link
 
 
+def test_a_link_reopens_what_would_run_and_what_would_be_asked(open_page) -> None:
+    asked = {"fps": "2.5", "speed": "as fast as it goes", "chunk": "8"}
+    app = sound(open_page("live", policy="fifo(budget_tokens=48)", **(LINK | asked)))
+    assert app.number_input(key="live-fps").value == 2.5
+    assert app.selectbox(key="live-speed").value == "as fast as it goes"
+    now = {k: "".join(v) for k, v in app.query_params.items()}
+    assert now == LINK | asked | {"policy": "fifo(budget_tokens=48)"}
+    lab = sound(open_page("lab", model="tiny", questions="who is there\nwhat is there"))
+    lab.selectbox(key="w_source_kind").set_value("Camera").run()
+    sound(lab)
+    assert lab.text_area(key="lab-questions").value == "who is there\nwhat is there"
+    lab.text_area(key="lab-questions").set_value("").run()
+    assert "".join(sound(lab).query_params["questions"]) == "-"
+
+
+@pytest.mark.parametrize("page", ["live", "lab"])
+def test_nonsense_in_a_link_is_as_if_it_were_not_there(open_page, page: str) -> None:
+    bad = {
+        "mode": "Run a model", "source": "world:seed=-1,frames=x", "fps": "1e400", "speed": "ludicrous",
+        "chunk": "0", "worlds": "99999", "film": "-3", "frames": "some", "policy": "| fifo(budget_tokens='x') |",
+    }  # fmt: skip
+    app = sound(open_page(page, **bad))
+    if page == "live":
+        assert app.number_input(key="live-fps").value == 1.0
+        assert app.selectbox(key="live-speed").value == "4x"
+    else:
+        assert app.number_input(key="lab-streams").value == 32
+
+
 def test_tokens_of_the_running_stream_are_knocked_out_beside_random_ones(stream: AppTest) -> None:
     stream.switch_page("views/findings.py").run()
     sound(stream)
