@@ -173,6 +173,8 @@ def stream_attention(
         return weigh(pattern, value), None
     if current.kind == "guidance" and current.on_rows is not None:
         # every row is read here: the pattern is there already, attending with it is cheaper than SDPA
+        if mask is not None and not current.knockouts:  # all that is cached is seen by every row
+            mask = mask[..., key.shape[2] - query.shape[2] :]
         pattern = pattern_of(query, key, mask, scale)
         current.on_rows(layer, pattern[0])
         if layer == current.last_layer:
@@ -253,17 +255,17 @@ def pattern_of(
     """Post-softmax attention in fp32, without expanding the cache to all query heads.
 
     Args:
-        mask: what each row may see; None: causal.
+        mask: what each row may see, of all keys or of the last ones (all before them are seen); None: causal.
         on_scores, on_pattern: may replace the masked scores and the pattern.
     """
     batch, heads, rows, dim = query.shape
     groups = key.shape[1]
-    grouped = query.float().reshape(batch, groups, heads // groups * rows, dim)
-    scores = (grouped @ key.float().transpose(2, 3)).reshape(batch, heads, rows, -1) * scale
+    grouped = (query.float() * scale).reshape(batch, groups, heads // groups * rows, dim)
+    scores = (grouped @ key.float().transpose(2, 3)).reshape(batch, heads, rows, -1)
     if mask is None and rows > 1:
-        mask = _whole(None, rows, key.shape[2], key.device)
+        mask = _whole(None, rows, rows, key.device)
     if mask is not None:
-        scores = scores.masked_fill(~mask, float("-inf"))
+        scores[..., scores.shape[-1] - mask.shape[-1] :].masked_fill_(~mask, float("-inf"))
     if on_scores is not None:
         scores = on_scores(scores)
     pattern = scores.softmax(-1)

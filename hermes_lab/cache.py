@@ -74,13 +74,15 @@ class LayerState:
         assert self.keys is not None and self.values is not None
         heads = max(index.shape[0], self.ids.shape[0])
         wide = index.expand(heads, -1)
-        if heads == 1:  # whole rows at once
-            rows_of = wide[0].to(self.keys.device)
-            keys, values = self.keys.index_select(2, rows_of), self.values.index_select(2, rows_of)
-        else:
-            rows_of = wide[None, :, :, None].to(self.keys.device)
-            keys = self.keys.gather(2, rows_of.expand(-1, -1, -1, self.keys.shape[-1]))
-            values = self.values.gather(2, rows_of.expand(-1, -1, -1, self.values.shape[-1]))
+        at = wide.to(self.keys.device)
+
+        def chosen(states: Tensor) -> Tensor:
+            # whole rows of 2-D and 3-D tensors: several times faster than gather on CPUs
+            if heads == 1:
+                return states[0].index_select(1, at[0])[None]
+            rows = zip(states[0].unbind(), at, strict=True)
+            return torch.stack([head.index_select(0, index) for head, index in rows])[None]
+
         ids = self.ids.expand(heads, -1).gather(1, wide)
         positions = self.positions.expand(heads, -1, -1)
         positions = positions.gather(2, wide[:, None].expand(-1, positions.shape[1], -1))
@@ -90,8 +92,8 @@ class LayerState:
             carried[name] = value.expand(rows, -1).gather(1, wide.expand(rows, -1))
         return replace(
             self,
-            keys=keys,
-            values=values,
+            keys=chosen(self.keys),
+            values=chosen(self.values),
             ids=ids,
             positions=positions,
             carried=MappingProxyType(carried),

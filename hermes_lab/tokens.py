@@ -62,7 +62,7 @@ class TokenTable:
     ) -> npt.NDArray[np.int64]:
         """Add `count` tokens; scalars are repeated. Returns their global ids, int64 [count]."""
         start, end = self._length, self._length + count
-        values: Mapping[str, object] = {
+        values: Mapping[str, Any] = {
             "role": role, "frame": frame, "time_s": time_s, "row": row, "col": col, "step": step,
         }  # fmt: skip
         for name, value in values.items():
@@ -71,7 +71,7 @@ class TokenTable:
                 grown = np.empty(max(end, 2 * len(column), 1024), column.dtype)
                 grown[:start] = column[:start]
                 self._columns[name] = column = grown
-            column[start:end] = np.broadcast_to(np.asarray(value), (count,))
+            column[start:end] = value
         self._length = end
         return np.arange(start, end)
 

@@ -336,7 +336,8 @@ class Hermes(Policy):
             place, at = "sorted", view.positions[0, :, evicted[-1:]]
         else:
             place, at = "end", view.positions[0, :, stays].amax(-1, keepdim=True) + 1
-        keys, values = view.keys[:, evicted], view.values[:, evicted]
+        at_keys = evicted.to(view.keys.device)
+        keys, values = (t.index_select(1, at_keys) for t in (view.keys, view.values))
         target = at[None].expand(1, -1, len(evicted))
         aligned = view.rotate(keys, view.positions[:1, :, evicted], target)
         return Merged(
