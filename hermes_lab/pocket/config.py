@@ -57,6 +57,7 @@ class Recipe:
         perception_steps, decoder_steps: steps instead of minutes, where not 0.
         report_s: seconds between reports of perception, and half of those between reports of the decoder.
         type_weights: how often a question type is drawn, where that is not 1; accuracy so far scales it.
+        decoder_rate: what the decoder's rates are multiplied by.
         decay_from: share of the time after which rates fall.
         gap_p, gap_reach_tokens: how often positions have gaps, and how far they may reach.
         worn_p: share of streams that are softened and grained as scaling and compression do.
@@ -64,27 +65,34 @@ class Recipe:
     """
 
     perception_minutes: float = 7.0
-    decoder_minutes: float = 34.5
-    perception_steps: int = 0
-    decoder_steps: int = 0
-    report_s: float = 10.0
+    decoder_minutes: float = 118.0
     stages: tuple[Stage, ...] = (
-        Stage(8, 16, 32, 0.06),
-        Stage(16, 10, 48, 0.08),
-        Stage(32, 4, 48, 0.54),
-        Stage(64, 2, 72, 0.16),
-        Stage(128, 1, 96, 0.16),
+        Stage(8, 16, 32, 0.02),
+        Stage(16, 10, 48, 0.03),
+        Stage(32, 4, 48, 0.20),
+        Stage(48, 3, 96, 0.15),
+        Stage(64, 2, 112, 0.20),
+        Stage(80, 2, 96, 0.05),
+        Stage(128, 1, 128, 0.35),
     )
     type_weights: tuple[tuple[str, float], ...] = (
-        ("long_before", 0.5),
-        ("long_counter_when", 0.5),
-        ("long_order", 0.5),
+        ("long_before", 3.0),
+        ("long_together", 3.0),
+        ("long_scene_when", 3.0),
+        ("long_counter_when", 3.0),
+        ("long_order", 3.0),
+        ("long_scene_order", 2.0),
+        ("long_count", 2.0),
+        ("recent_changed", 1.5),
+        ("recent_left", 1.5),
+        ("recent_direction", 1.5),
     )
     muon_lr: float = 3e-3
     adam_lr: float = 2e-3
-    decay_from: float = 0.64
+    decoder_rate: float = 1.0
+    decay_from: float = 0.8
     ema_half_life_steps: float = 60.0
-    gap_p: float = 0.5
+    gap_p: float = 0.4
     gap_reach_tokens: int = 2400
     moving_camera_p: float = 0.15
     worn_p: float = 0.35

@@ -240,7 +240,13 @@ class Run:
         named |= {f"motion.{n}": p for n, p in self.motion.named_parameters()}
         named |= {f"memory.{n}": p for n, p in self.memory.named_parameters()}
         named |= {f"late_memory.{n}": p for n, p in self.late_memory.named_parameters()}
-        optimiser = Pair(named, matrices, self.recipe.muon_lr, self.recipe.adam_lr)
+        recipe = self.recipe
+        optimiser = Pair(
+            named,
+            matrices,
+            recipe.muon_lr * recipe.decoder_rate,
+            recipe.adam_lr * recipe.decoder_rate,
+        )
         average = Average(named, self.recipe.ema_half_life_steps)
         self._restore(optimiser, average)
         parameters = list(named.values())

@@ -68,8 +68,7 @@ def warmed(config: PocketConfig, source: str) -> PocketConfig:
         config.recipe,
         stages=_STAGES,
         decoder_minutes=_DECODER_MINUTES,
-        muon_lr=config.recipe.muon_lr * _GENTLER,
-        adam_lr=config.recipe.adam_lr * _GENTLER,
+        decoder_rate=_GENTLER,
     )
     return replace(config, init_from=source, text=shape, recipe=recipe)
 

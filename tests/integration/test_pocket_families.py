@@ -169,7 +169,9 @@ def test_a_warm_start_takes_over_the_decoder_and_the_tokens_it_is_used_to(saved:
     source = load(saved)
     wanted = replace(PocketConfig(), name="heir", family="qwen2_5_vl", vision=TINY.vision)
     config = warmed(wanted, str(saved))
-    assert config.text == replace(TINY.text)
+    assert config.text == TINY.text
+    assert config.recipe.muon_lr == Recipe().muon_lr  # the tower is new
+    assert config.recipe.decoder_rate < 1  # the decoder is not
     model = build(config)
     fresh = model.get_input_embeddings().weight.detach().clone()
     take_over(model, str(saved))
