@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import streamlit as st
 
-from dashboards import state
+from dashboards import snippets, state
+from dashboards.atlas_patches import patches, picture_of
 from dashboards.furniture import about, chart
 from dashboards.resources import things
 from hermes_lab import figures
@@ -134,7 +135,7 @@ def overview(recording: Recording, probe: Probe, view: state.ViewState) -> None:
         values = figures.frame_shares(probe.summary, sinks=st.session_state["atlas-sinks"])
         rows = (
             ("layer", "head", "frame", "share"),
-            ((y, x, f, values[y, x, f]) for y, x, f in np.ndindex(*values.shape)),
+            [(y, x, f, values[y, x, f]) for y, x, f in np.ndindex(*values.shape)],
         )
         said = (
             "attention over stream time of every head (left: oldest), each scaled to its own peak."
@@ -220,9 +221,11 @@ def head_to_frames(recording: Recording, probe: Probe) -> None:
             )
         ),
     )
+    whole = f"max(float(summary.visible[{layer}]), 1)" if sinks else "max(tokens.sum(), 1)"
     code = (
-        f"{preamble(recording, probe)}share = figures.frame_shares(summary, sinks={sinks})\n"
-        f"figures.frame_bars(share[{layer}, {head}], held.time_s).show()"
+        f"{preamble(recording, probe)}share = figures.frame_shares(summary, sinks={sinks})[{layer}]\n"
+        f"tokens = held.tokens[{layer}, :{frames}]\nuniform = tokens / {whole}\n"
+        f"figures.frame_bars(SHOWN[:{frames}], held.time_s[:{frames}], uniform=uniform, y={y!r}).show()"
     )
     chosen = view.frame
     left, right = st.columns(2)
@@ -232,7 +235,7 @@ def head_to_frames(recording: Recording, probe: Probe) -> None:
                 share[layer, head, :frames], time_s, uniform=uniform, chosen=chosen, y=y, title=f"Layer {layer}, head {head}"
             ),
             key="atlas-frames", name=f"layer-{layer}-head-{head}", alt=f"Attention of layer {layer} head {head} over frames",
-            code=code, rows=rows, on_select=frame_clicked,
+            code=code.replace("SHOWN", f"share[{head}]"), rows=rows, on_select=frame_clicked,
         )  # fmt: skip
     with right:
         chart(
@@ -241,14 +244,14 @@ def head_to_frames(recording: Recording, probe: Probe) -> None:
                 title=f"Layer {layer}, mean over its {heads} heads",
             ),
             key="atlas-mean", name=f"layer-{layer}-mean", alt=f"Mean attention of layer {layer} over frames",
-            code=code, rows=rows,
+            code=code.replace("SHOWN", "share.mean(0)"), rows=rows,
         )  # fmt: skip
     about(
         "where this head's attention falls in the stream, beside what uniform attention over the held tokens would give; "
         "then the mean of the layer, which no single head need resemble.",
         "evicted frames: their bars are zero because they are gone, not because the head would not look at them.",
     )
-    patches(recording, probe, layer, head)
+    patches(recording, probe.summary, preamble(recording, probe), layer, head)
     weighted(layer, head)
 
 
@@ -270,9 +273,9 @@ def frame_to_heads(recording: Recording, probe: Probe) -> None:
     left, right = st.columns([1, 3], vertical_alignment="top")
     with left:
         frame = int(st.number_input("Frame", 0, frames - 1, key="w_frame"))
-        picture = _picture(recording, frame)
+        picture = picture_of(recording, frame)
         if picture is not None:
-            st.image(picture, width="stretch", alt=f"Frame {frame}")
+            st.image(picture, width="stretch", alt=f"Frame {frame}", caption=f"frame {frame}")
     state.write(frame=frame)
     mass = share[..., frame]
     with right:
@@ -294,48 +297,6 @@ def frame_head_clicked() -> None:
     choose_head(st.session_state["atlas-heads"])
 
 
-def patches(recording: Recording, probe: Probe, layer: int, head: int) -> None:
-    """The patches of the chosen frames, where the recording kept the rows of this layer."""
-    rows = probe.summary.rows.get(layer)
-    if rows is None:
-        kept = ", ".join(map(str, sorted(probe.summary.rows)))
-        st.caption(
-            f"Patches: full rows of this reading are recorded in layers {kept}."
-            if kept
-            else "Patches: this reading keeps no full rows; record with level rows."
-        )
-        return
-    ids = probe.summary.row_ids[layer]
-    mine = ids[min(head * len(ids) // rows.shape[0], len(ids) - 1)]
-    weight = rows[head].mean(0)
-    table = recording.tokens
-    known = mine >= 0
-    frame = np.where(known, table.column("frame")[np.maximum(mine, 0)], -1)
-    grid = recording.manifest.model.grid
-    mass = np.bincount(frame[frame >= 0], weights=weight[frame >= 0])
-    best = sorted(int(f) for f in np.argsort(-mass, kind="stable")[:6] if mass[f] > 0)
-    tiles, captions = [], []
-    for f in best:
-        picture = _picture(recording, f)
-        if picture is None:
-            continue
-        heat = np.zeros(grid, np.float32)
-        here = np.flatnonzero((frame == f) & (table.column("row")[np.maximum(mine, 0)] >= 0))
-        heat[table.column("row")[mine[here]], table.column("col")[mine[here]]] = weight[here]
-        tiles.append(figures.heat(picture, heat, height_px=132))
-        captions.append(f"frame {f}: {mass[f]:.1%}")
-    if tiles:
-        st.image(
-            tiles,
-            caption=captions,
-            width=132,
-            alt=[f"Attention on the patches of {c}" for c in captions],
-        )
-        st.caption(
-            f"Patches of the frames that layer {layer}, head {head} looks at most; bright is most within each frame."
-        )
-
-
 def weighted(layer: int, head: int) -> None:
     """Attention times the length of the values it reads, for the running stream."""
     if st.session_state.get("atlas-weighting") != WEIGHTED:
@@ -350,34 +311,35 @@ def weighted(layer: int, head: int) -> None:
     state.initial("atlas-question", view.question or QUESTION)
     question = st.text_input("Question to the running stream", key="atlas-question")
     state.write(question="" if question == QUESTION else question)
-    if not st.button("Read it", key="atlas-read"):
-        return
-    from dashboards.readings import value_weighted
+    if st.button("Read it", key="atlas-read"):
+        from dashboards.readings import value_weighted
 
-    try:
-        mass, norm, frames = worker.submit(
-            lambda s: value_weighted(s, question, layer, head)
-        ).result(60)
-    except Exception as error:
-        st.error(str(error))
+        st.session_state.pop("atlas-reading", None)
+        try:
+            found = worker.submit(lambda s: value_weighted(s, question, layer, head)).result(60)
+        except Exception as error:
+            st.error(str(error) or "The stream is busy; pause it and try again.")
+        else:
+            code = (
+                snippets.WORKBENCH
+                + worker.snippet("from dashboards.readings import value_weighted", "from hermes_lab import figures")
+                + f"\nmass, weighted, time_s = value_weighted(session, {question!r}, {layer}, {head})\n"
+                'figures.frame_bars(weighted, time_s, y="share").show()'
+            )  # fmt: skip
+            st.session_state["atlas-reading"] = (layer, head, question), found, code
+    asked, (mass, norm, frames), code = st.session_state.get(
+        "atlas-reading", (None, (None, None, None), "")
+    )
+    if asked != (layer, head, question):
         return
     chart(
         figures.frame_bars(norm, frames, title=f"Value-weighted, layer {layer}, head {head} (running stream)", y="share"),
         key="atlas-weighted", name=f"value-weighted-{layer}-{head}",
         alt="Value-weighted attention over frames of the running stream",
-        code=f"from dashboards.readings import value_weighted\n\nmass, weighted, time_s = value_weighted(session, {question!r}, {layer}, {head})",
+        code=code,
         rows=(("frame", "time_s", "mass", "value_weighted"), list(zip(range(len(norm)), frames, mass, norm, strict=True))),
     )  # fmt: skip
     about(
         "the same attention multiplied by the length of the value vectors that it reads, as shares by frame.",
         "the direction of what is read; long values can cancel. The recording above and this stream may differ.",
     )
-
-
-def _picture(recording: Recording, frame: int) -> np.ndarray | None:
-    from hermes_lab.errors import RecordingError
-
-    try:
-        return recording.thumbnail(frame)
-    except RecordingError:
-        return None

@@ -11,7 +11,6 @@ from typing import Any, Union, get_args, get_origin
 
 import streamlit as st
 
-from dashboards.policy_text import full_spec
 from dashboards.state import initial
 from hermes_lab import policies
 from hermes_lab.errors import LabError, ModelError
@@ -213,8 +212,3 @@ def _defaults(name: str, preset: str | None, options: dict[str, Any]) -> dict[st
     except LabError:
         pass  # a required field, or a bad value in the URL: the widgets show what there is
     return values
-
-
-def policy_python(policy: Policy) -> str:
-    """The policy as Python that builds it again."""
-    return f'from hermes_lab import policies\n\npolicy = policies.get("""{full_spec(policy.config())}""")'

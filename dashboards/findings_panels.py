@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import streamlit as st
 
 from analysis.claims import Finding, Verdict
 from analysis.report import Report
 from analysis.result import FigureSpec, StudyResult, Table
-from dashboards import state
+from dashboards import snippets, state
 from dashboards.furniture import about, chart, offer
-from dashboards.reports import reports_folder
+from dashboards.reports import REPORT, reports_folder
 from dashboards.resources import things
+from dashboards.snippets import literal
 from hermes_lab import figures
 from hermes_lab.errors import LabError
 from hermes_lab.figures import studies
 from hermes_lab.figures.claims import Row, forest
 from hermes_lab.tokens import Role
+
+if TYPE_CHECKING:
+    from dashboards.worker import StreamWorker
 
 _SIGNS = {
     Verdict.SUPPORTED: ":material/check_circle: supported",
@@ -49,6 +55,11 @@ def report(found: Report, name: str, view: state.ViewState) -> None:
         for f in s.findings
     ]
     st.dataframe(rows, hide_index=True, width="stretch", key="findings-table")
+    offer(
+        key="findings-table-files", name="claims", rows=(tuple(rows[0]), [tuple(r.values()) for r in rows]),
+        code=f"{snippets.report(reports_folder() / name / REPORT)}for study in report.studies:\n"
+        "    for finding in study.findings:\n        print(study.study, finding.claim.sentence, finding.verdict, finding.estimate)",
+    )  # fmt: skip
     about(
         "every claim of the report with the verdict that code drew from its estimate and its nulls.",
         "anything beyond the model and the streams that each study names under its scope.",
@@ -65,7 +76,7 @@ def report(found: Report, name: str, view: state.ViewState) -> None:
     state.write(claim=key)
     result, finding = claims[key]
     claim(result, finding, name)
-    study(result)
+    study(result, name)
     with st.expander(f"Controls of the method and replications ({len(found.controls)})"):
         for c in found.controls:
             st.markdown(
@@ -108,9 +119,13 @@ def claim(result: StudyResult, finding: Finding, report_name: str) -> None:
     chart(
         forest(rows, said.reference), key="findings-forest", name=said.key,
         alt=f"Estimate and controls of the claim: {said.sentence}",
-        code=f"from analysis.report import read\nfrom hermes_lab.figures.claims import forest\n\n"
-        f"report = read({str(reports_folder() / report_name / 'report.json')!r})\n"
-        f"rows = {rows!r}\nforest(rows, {said.reference!r}).show()",
+        code=f"{recipe(result, report_name, 'from hermes_lab.figures.claims import forest')}"
+        f"finding = next(f for f in result.findings if f.claim.key == {said.key!r})\n"
+        "e = finding.estimate\n"
+        'rows = [("observed", "observed", e.value, e.low, e.high)]\n'
+        "for c in finding.panel.controls:\n"
+        "    rows.append((c.name, c.role, c.estimate.value, c.estimate.low, c.estimate.high))\n"
+        "forest(rows, finding.claim.reference).show()",
         rows=(("name", "role", "value", "low", "high"), rows),
     )  # fmt: skip
     about(
@@ -119,7 +134,7 @@ def claim(result: StudyResult, finding: Finding, report_name: str) -> None:
     )
 
 
-def study(result: StudyResult) -> None:
+def study(result: StudyResult, report_name: str) -> None:
     """The study behind the claim."""
     with st.expander(f"Study {result.study}: {result.title}", expanded=False):
         st.markdown(f"**Question.** {result.question}\n\n**Scope.** {result.scope}")
@@ -139,12 +154,17 @@ def study(result: StudyResult) -> None:
             f"**Analyses looked at.** {result.analyses}. **Again:** `{result.reproduce.command}`"
         )
         for spec in result.figures:
-            figure(result, spec)
+            figure(result, spec, report_name)
         for table in result.tables:
-            data_table(result, table)
+            data_table(result, table, report_name)
 
 
-def figure(result: StudyResult, spec: FigureSpec) -> None:
+def recipe(result: StudyResult, report_name: str, imports: str = "") -> str:
+    """Python that reads the study again."""
+    return snippets.study(reports_folder() / report_name / REPORT, result.study, imports)
+
+
+def figure(result: StudyResult, spec: FigureSpec, report_name: str) -> None:
     """A figure of the study, drawn by the function that its report names, from the report's own numbers."""
     tables = [result.table(t) for t in spec.tables]
     columns = [{c: t.column(c) for c in t.columns} for t in tables]
@@ -155,15 +175,15 @@ def figure(result: StudyResult, spec: FigureSpec) -> None:
         return
     chart(
         drawn, key=f"findings-{result.study}-{spec.name}", name=f"{result.study}-{spec.name}", alt=spec.title,
-        code=f"from hermes_lab.figures import studies\n\n"
-        f"columns = [{{c: t.column(c) for c in t.columns}} for t in map(result.table, {spec.tables!r})]\n"
-        f"studies.draw({spec.function!r}, columns, **{dict(spec.options)!r}).show()",
+        code=f"{recipe(result, report_name, 'from hermes_lab.figures import studies')}"
+        f"columns = [{{c: t.column(c) for c in t.columns}} for t in map(result.table, {literal(tuple(spec.tables))})]\n"
+        f"studies.draw({spec.function!r}, columns, **{literal(spec.options)}).show()",
         rows=(tables[0].columns, tables[0].rows),
     )  # fmt: skip
     about(spec.shows, spec.cannot_tell)
 
 
-def data_table(result: StudyResult, table: Table) -> None:
+def data_table(result: StudyResult, table: Table, report_name: str) -> None:
     st.markdown(f"**{table.name}.** {table.caption}")
     shown = [dict(zip(table.columns, row, strict=True)) for row in table.rows[:200]]
     st.dataframe(
@@ -171,7 +191,25 @@ def data_table(result: StudyResult, table: Table) -> None:
     )
     offer(
         key=f"findings-{result.study}-{table.name}-files", name=f"{result.study}-{table.name}",
-        code=f"result.table({table.name!r})", csv_text=table.csv,
+        code=f"{recipe(result, report_name)}print(result.table({table.name!r}).csv())", csv_text=table.csv,
+        rows=(table.columns, table.rows),
+    )  # fmt: skip
+
+
+def knock_code(
+    worker: StreamWorker, question: str, layers: tuple[int, int], span: tuple[int, int] | None,
+    roles: tuple[Role, ...], answer: str, draws: int,
+) -> str:  # fmt: skip
+    """Python that brings a new stream as far as this one is, and does the same to it."""
+    hidden = ", ".join(f"Role.{r.name}" for r in roles)
+    return (
+        snippets.WORKBENCH
+        + worker.snippet(
+            "from dashboards.readings import knock_out", "from hermes_lab import figures", "from hermes_lab.tokens import Role"
+        )
+        + f"\nreading = knock_out(\n    session, {question!r}, range({layers[0]}, {layers[1] + 1}), frames={span}, "
+        f"roles=({hidden},),\n    answer={answer!r}, draws={draws},\n)\n"
+        'figures.knockout_bars(reading.targeted, reading.random, ["logit", "log-probability"]).show()'
     )  # fmt: skip
 
 
@@ -225,6 +263,9 @@ def knockout() -> None:
                         draws=draws,
                     )
                 ).result(120)
+                st.session_state["knock-code"] = knock_code(
+                    worker, question, (low, high), span, ROLES[role], answer, draws
+                )
             except (LabError, TimeoutError) as error:
                 st.session_state.pop("knock-result", None)
                 st.error(str(error) or "The stream is busy; pause it and try again.")
@@ -242,8 +283,7 @@ def knockout() -> None:
     chart(
         figures.knockout_bars(reading.targeted, reading.random, labels), key="knock-chart", name="knockout",
         alt="Change of the answer's logit under the chosen and under random knockouts",
-        code="from dashboards.readings import knock_out\n\n"
-        f"reading = knock_out(session, {question!r}, range({low}, {high + 1}), frames={(first, last)!r})",
+        code=st.session_state["knock-code"],
         rows=(
             ("set", "delta_logit", "delta_log_prob"),
             [("chosen", *reading.targeted), *((f"random {n}", *row) for n, row in enumerate(reading.random))],

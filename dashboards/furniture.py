@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import io
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
+from html import escape
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import plotly.graph_objects as go
 import streamlit as st
 
+from dashboards.canvas import png_bytes
 from hermes_lab.errors import LabError
 from hermes_lab.figures import CONFIG, to_html
 
+Rows = tuple[Sequence[str], Sequence[Sequence[Any]]]
+"""Column names, and the rows under them: sequences, since a file may be downloaded twice."""
 LIGHT_INK = "#EDEFF2"
 PAGES = {
     "live": "views/live.py",
@@ -36,15 +43,21 @@ def chart(
     name: str,
     alt: str,
     code: str,
-    rows: tuple[Sequence[str], Iterable[Sequence[Any]]],
+    rows: Rows,
     on_select: Callable[[], None] | None = None,
 ) -> None:
     """A plotly figure with its code and its downloads; the camera in its corner saves an SVG."""
     selecting: dict[str, Any] = {}
     if on_select is not None:
         selecting = {"on_select": on_select, "selection_mode": "points"}
+    camera = {"toImageButtonOptions": {"format": "svg", "filename": name}}
     st.plotly_chart(
-        _on_this_page(figure), key=key, width="stretch", config=CONFIG, alt=alt, **selecting
+        _on_this_page(figure),
+        key=key,
+        width="stretch",
+        config=CONFIG | camera,
+        alt=alt,
+        **selecting,
     )
     offer(key=key, name=name, code=code, rows=rows, html=lambda: to_html(figure, name))
 
@@ -66,34 +79,88 @@ def offer(
     key: str,
     name: str,
     code: str,
-    rows: tuple[Sequence[str], Iterable[Sequence[Any]]] | None = None,
+    rows: Rows | None = None,
     html: Callable[[], str] | None = None,
     svg: Callable[[], str] | None = None,
     csv_text: Callable[[], str] | None = None,
 ) -> None:
-    """Copy as Python, and downloads that are made when they are asked for."""
+    """Copy as Python, and downloads that are made when they are asked for; rows without a figure are a table."""
     with st.expander("Copy as Python, download"):
         st.code(code.strip(), language="python")
+        is_table = rows is not None and html is None
         if rows is not None:
-            csv_text = _csv_maker(rows)
+            csv_text = csv_text or _csv_maker(rows)
+            html = html or _table_maker(name, rows)
         files = [
             ("CSV", csv_text, f"{name}.csv", "text/csv"),
             ("HTML", html, f"{name}.html", "text/html"),
             ("SVG", svg, f"{name}.svg", "image/svg+xml"),
         ]
-        columns = st.columns(6)
-        for column, (label, make, file, mime) in zip(
-            columns, [f for f in files if f[1] is not None], strict=False
-        ):
-            assert make is not None
-            column.download_button(
-                label, make, file_name=file, mime=mime, key=f"{key}-{label}", on_click="ignore"
-            )
-        if svg is None and html is not None:
-            st.caption("SVG: the camera in the figure's corner.")
+        with st.container(horizontal=True, vertical_alignment="center"):
+            for label, make, file, mime in files:
+                if make is not None:
+                    st.download_button(
+                        label,
+                        make,
+                        file_name=file,
+                        mime=mime,
+                        key=f"{key}-{label}",
+                        on_click="ignore",
+                    )
+            if svg is None and not is_table:
+                st.caption("SVG: point at the figure and press the camera in its corner.")
 
 
-def _csv_maker(rows: tuple[Sequence[str], Iterable[Sequence[Any]]]) -> Callable[[], str]:
+def picture_offer(
+    picture: Callable[[], npt.NDArray[np.uint8]],
+    *,
+    key: str,
+    name: str,
+    alt: str,
+    code: str,
+    rows: Rows,
+) -> None:
+    """A drawn picture as code and files; its HTML and SVG hold it as PNG."""
+
+    def source() -> str:
+        return "data:image/png;base64," + base64.b64encode(png_bytes(picture())).decode()
+
+    def page() -> str:
+        said = escape(alt)
+        return f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{said}</title></head><body><img src="{source()}" alt="{said}"></body></html>'
+
+    def svg() -> str:
+        high, wide = picture().shape[:2]
+        return (
+            f'<svg xmlns="http://www.w3.org/2000/svg" width="{wide}" height="{high}" viewBox="0 0 {wide} {high}" '
+            f'role="img"><title>{escape(alt)}</title><image width="{wide}" height="{high}" href="{source()}"/></svg>'
+        )
+
+    offer(key=key, name=name, code=code, rows=rows, html=page, svg=svg)
+
+
+def _table_maker(name: str, rows: Rows) -> Callable[[], str]:
+    header, lines = rows
+
+    def line(cells: Sequence[Any], tag: str) -> str:
+        return (
+            "<tr>"
+            + "".join(f"<{tag}>{'' if c is None else escape(str(c))}</{tag}>" for c in cells)
+            + "</tr>"
+        )
+
+    def make() -> str:
+        said = escape(name)
+        body = "\n".join(line(cells, "td") for cells in lines)
+        return (
+            f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{said}</title></head><body><table>\n'
+            f"<caption>{said}</caption>\n<thead>{line(header, 'th')}</thead>\n<tbody>\n{body}\n</tbody></table></body></html>"
+        )
+
+    return make
+
+
+def _csv_maker(rows: Rows) -> Callable[[], str]:
     header, lines = rows
 
     def make() -> str:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import streamlit as st
 
-from dashboards import contest, state
+from dashboards import contest, snippets, state
 from dashboards.canvas import draw_strip
 from dashboards.contest import Contest
 from dashboards.controls import model_named, model_picker, policy_picker
 from dashboards.furniture import about, chart, offer
 from dashboards.job import Job, Progress
 from dashboards.policy_text import full_spec
+from dashboards.snippets import literal
 from dashboards.sources import Source, source_picker
 from dashboards.store import Store
 from hermes_lab import figures, policies
@@ -33,6 +34,17 @@ NO_QUESTION = "-"  # in a link, where nothing stands for the usual one
 
 
 @dataclass(frozen=True)
+class Recipes:
+    """Python that encodes the first stream for `session.replay(policy)`, and that holds the contest again as `result`."""
+
+    replay: str
+    again: str
+
+
+Outcome = tuple[Contest, Recipes]
+
+
+@dataclass(frozen=True)
 class Form:
     """What was chosen; `start` where Compare was pressed."""
 
@@ -45,36 +57,43 @@ class Form:
     streams: int
     questions: tuple[str, ...]
 
-    def work(self) -> Callable[[Progress], Contest]:
+    def work(self) -> Callable[[Progress], Outcome]:
         """The contest as a job."""
         from dashboards.models import shared_lab
 
-        def run(progress: Progress) -> Contest:
+        def run(progress: Progress) -> Outcome:
             progress(0.0, f"loading {self.model}")
             worlds: list[World] = []
             if self.source.world is not None:
                 seed, frames, camera = self.source.world
                 worlds = [World.generate(seed + n, frames, camera) for n in range(self.streams)]  # type: ignore[arg-type]
-            return contest.hold(
+            result = contest.hold(
                 shared_lab(model_named(self.model)), self.contestants, self.budget, source=self.source.path, fps=1.0,
                 chunk_frames=self.chunk, worlds=worlds, questions=self.questions, progress=progress,
                 max_frames=self.source.max_frames,
             )  # fmt: skip
+            return result, self.recipes()
 
         return run
 
-    def recipe(self) -> str:
-        """Python that encodes the first stream, for `base.replay(policy)`."""
-        first = self.source.path
+    def recipes(self) -> Recipes:
+        """Python for what will come out."""
+        first, worlds = self.source.path, []
         if self.source.world is not None:
             seed, frames, camera = self.source.world
             first = f"world:seed={seed},frames={frames},camera={camera}"
-        return (
-            "import hermes_lab\nfrom hermes_lab import figures, video\nfrom hermes_lab.recording import Recording\n"
-            "from hermes_lab.session import StreamSession\n\n"
-            f"lab = hermes_lab.load({model_named(self.model)!r})\n"
-            f'base = StreamSession(lab, "full", chunk_frames={self.chunk}, keep_visual=True)\n'
-            f"for chunk in video.open({first!r}, fps=1.0).chunks({self.chunk}):\n    base.feed(chunk)\n"
+            worlds = [(seed + n, frames, camera) for n in range(self.streams)]
+        model = model_named(self.model)
+        replay = snippets.stream(
+            first, model, "full", chunk_frames=self.chunk, max_frames=self.source.max_frames, keep_visual=True,
+            imports=("from hermes_lab import figures", "from hermes_lab.recording import Recording"),
+        )  # fmt: skip
+        again = snippets.contest(
+            self.source.path, model, {n: full_spec(p.config()) for n, p in self.contestants.items()}, self.budget,
+            chunk_frames=self.chunk, worlds=worlds, questions=self.questions, max_frames=self.source.max_frames,
+        )  # fmt: skip
+        return Recipes(
+            f"from datetime import datetime\nfrom pathlib import Path\n\n{replay}", again
         )
 
 
@@ -177,7 +196,7 @@ def policy_code(spec: str) -> str:
     return f'"""A retention policy, saved from the policy lab."""\n\nfrom hermes_lab import policies\n\npolicy = policies.get({spec!r})\n'
 
 
-def progress(job: Job[Contest]) -> None:
+def progress(job: Job[Outcome]) -> None:
     """How far the contest is."""
 
     @st.fragment(run_every=TICK_S)
@@ -193,20 +212,20 @@ def progress(job: Job[Contest]) -> None:
         st.rerun()
 
 
-def results(result: Contest) -> None:
+def results(result: Contest, recipes: Recipes) -> None:
     """Everything that came out, numbers first."""
-    numbers(result)
+    numbers(result, recipes)
     if result.accuracy:
         accuracy(result)
     st.subheader("What they keep", anchor=False)
     agreement(result)
-    strips(result)
+    strips(result, recipes)
     st.subheader("What it costs", anchor=False)
-    costs(result)
-    answers(result)
+    costs(result, recipes)
+    answers(result, recipes)
 
 
-def numbers(result: Contest) -> None:
+def numbers(result: Contest, recipes: Recipes) -> None:
     rows = [
         {
             "policy": run.name,
@@ -219,6 +238,11 @@ def numbers(result: Contest) -> None:
         for run in result.runs
     ]
     st.dataframe(rows, hide_index=True, width="stretch", key="lab-table")
+    offer(
+        key="lab-table-files", name="policies", rows=(tuple(rows[0]), [tuple(r.values()) for r in rows]),
+        code=f"{recipes.again}\nfor run in result.runs:\n"
+        "    print(run.name, run.spec, run.cache_bytes[-1], run.cache_bytes.max(), run.median_ttft_s)",
+    )  # fmt: skip
     for run in result.runs:
         if run.problem:
             st.warning(f"{run.name}: {run.problem}")
@@ -241,8 +265,8 @@ def accuracy(result: Contest) -> None:
     chart(
         figures.accuracy_bars(result.accuracy, chance=result.chance), key="lab-accuracy", name="accuracy-by-horizon",
         alt="Accuracy of every policy by memory horizon, with intervals over streams",
-        code=f"from hermes_lab import figures\n\naccuracy = {dict(result.accuracy)!r}\n"
-        f"figures.accuracy_bars(accuracy, chance={dict(result.chance)!r}).show()",
+        code=f"from hermes_lab import figures\n\naccuracy = {literal(result.accuracy)}\n"
+        f"figures.accuracy_bars(accuracy, chance={literal(result.chance)}).show()",
         rows=(
             ("policy", "horizon", "accuracy", "low", "high", "majority_answer"),
             [(p, h, *v, result.chance.get(h)) for p, by in result.accuracy.items() for h, v in by.items()],
@@ -258,7 +282,7 @@ def accuracy(result: Contest) -> None:
 def agreement(result: Contest) -> None:
     names = [run.name for run in result.runs]
     values = result.agreement()
-    code = f"from hermes_lab import figures\n\nfigures.agreement_map({values.round(4).tolist()!r}, {names!r}).show()"
+    code = f"from hermes_lab import figures\n\nfigures.agreement_map({literal(values.round(4))}, {names!r}).show()"
     chart(
         figures.agreement_map(values, names), key="lab-agreement", name="agreement",
         alt="Jaccard similarity of what each two policies keep", code=code,
@@ -270,7 +294,7 @@ def agreement(result: Contest) -> None:
     )
 
 
-def strips(result: Contest) -> None:
+def strips(result: Contest, recipes: Recipes) -> None:
     """Retention strips side by side."""
     columns = st.columns(2)
     for n, run in enumerate(result.runs):
@@ -284,8 +308,9 @@ def strips(result: Contest) -> None:
             )
             offer(
                 key=f"lab-strip-{n}-files", name=f"strip-{n}",
-                code=f"{st.session_state.get('lab-recipe', '')}with base.replay({run.spec!r}, record='runs/replayed'):\n    pass\n"
-                "strip = figures.recorded_strip(Recording.open('runs/replayed'))\nfigures.retention_figure(strip).show()",
+                code=f"{recipes.replay}\n{snippets.folder_line('replayed')}"
+                f"with session.replay({run.spec!r}, record=folder):\n    pass\n"
+                "strip = figures.recorded_strip(Recording.open(folder))\nfigures.retention_figure(strip).show()",
                 html=lambda run=run: figures.to_html(figures.retention_figure(run.strip), run.name),
                 svg=lambda run=run: figures.strip_svg(run.strip),
                 csv_text=lambda run=run: figures.strip_csv(run.strip),
@@ -297,13 +322,13 @@ def strips(result: Contest) -> None:
     )
 
 
-def costs(result: Contest) -> None:
+def costs(result: Contest, recipes: Recipes) -> None:
     curves = {run.name: (run.time_s, run.cache_bytes) for run in result.runs}
     left, right = st.columns(2)
     with left:
         chart(
             figures.memory_curves(curves), key="lab-memory", name="memory", alt="KV cache of every policy over the stream",
-            code=f"from hermes_lab import figures\n\ncurves = {_plain(curves)!r}\nfigures.memory_curves(curves).show()",
+            code=f"from hermes_lab import figures\n\ncurves = {literal(curves)}\nfigures.memory_curves(curves).show()",
             rows=(("policy", "time_s", "cache_bytes"), [(n, t, b) for n, (x, y) in curves.items() for t, b in zip(x, y, strict=True)]),
         )  # fmt: skip
     first = {r.name: [a for a in r.asked if a.stream == 0] for r in result.runs}
@@ -312,7 +337,9 @@ def costs(result: Contest) -> None:
         if ttft:
             chart(
                 figures.ttft_curves(ttft), key="lab-ttft", name="ttft", alt="Time to first token of every answer by policy",
-                code=f"from hermes_lab import figures\n\ncurves = {_plain(ttft)!r}\nfigures.ttft_curves(curves).show()",
+                code=f"{recipes.again}\ncurves = {{}}\nfor run in result.runs:\n    first = [a for a in run.asked if a.stream == 0]\n"
+                "    if first:\n        curves[run.name] = ([a.time_s for a in first], [a.ttft_s for a in first])\n"
+                "figures.ttft_curves(curves).show()",
                 rows=(("policy", "time_s", "ttft_s"), [(n, t, s) for n, (x, y) in ttft.items() for t, s in zip(x, y, strict=True)]),
             )  # fmt: skip
     about(
@@ -321,17 +348,7 @@ def costs(result: Contest) -> None:
     )
 
 
-def _plain(
-    curves: Mapping[str, tuple[Iterable[float], Iterable[float]]],
-) -> dict[str, tuple[list[float], ...]]:
-    """Curves as numbers that can be pasted into Python."""
-    return {
-        name: tuple([round(float(v), 6) for v in axis] for axis in of)
-        for name, of in curves.items()
-    }
-
-
-def answers(result: Contest) -> None:
+def answers(result: Contest, recipes: Recipes) -> None:
     """The same questions side by side."""
     st.subheader("Answers", anchor=False)
     first = result.runs[0].asked
@@ -358,6 +375,7 @@ def answers(result: Contest) -> None:
     )
     offer(
         key="lab-answers-files", name="answers",
-        code="session.ask(question, max_new_tokens=3)",
+        code=f"{recipes.again}\nfor run in result.runs:\n    for asked in run.asked:\n"
+        "        print(run.name, asked.time_s, asked.question, asked.text, asked.expected)",
         rows=(tuple(rows[0]), [tuple(r.values()) for r in rows]),
     )  # fmt: skip

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 import streamlit as st
 
 from dashboards import state
 from dashboards.canvas import draw_picture, draw_strip, show_picture
-from dashboards.furniture import about, chart, go_to, offer
-from dashboards.resources import retention_of
+from dashboards.furniture import about, chart, go_to
 from dashboards.scene import Scene
 from hermes_lab import figures
 from hermes_lab.recording import Recording, TokenState
@@ -151,34 +152,71 @@ def film(scene: Scene) -> None:
     state.write(
         film=None if layer == ALL_LAYERS else int(layer), frames=NEWEST if which == NEWEST else ""
     )
-    frames = figures.choose_frames(scene.snapshot.frames_seen, FILM_FRAMES, which == NEWEST)
-    frames = [f for f in frames if scene.picture(f) is not None]
-    if not frames:
+    shown = film_of(scene, None if layer == ALL_LAYERS else int(layer), which == NEWEST)
+    if shown is None:
         st.caption("No pictures of the frames were recorded.")
         return
-    shares = figures.surviving_share(
-        scene.state, scene.column("frame"), scene.column("row"), scene.column("col"),
-        frames, scene.grid, None if layer == ALL_LAYERS else int(layer),
-    )  # fmt: skip
-    times = _times(scene, frames)
-    captions = [f"{t:.0f} s {s.mean():.0%}" for t, s in zip(times, shares, strict=True)]
-    pictures = [scene.picture(f) for f in frames]
-    picture, spans = figures.filmstrip(pictures, shares, captions, height_px=92)
-    width = picture.shape[1]
-    st.session_state["live-film-frames"] = frames
+    width = shown.picture.shape[1]
+    st.session_state["live-film-frames"] = shown.frames
     draw_picture(
-        picture,
-        [(a / width, 0.0, b / width, 1.0) for a, b in spans],
+        shown.picture,
+        [(a / width, 0.0, b / width, 1.0) for a, b in shown.spans],
         [
             f"frame {f} at {t:.1f} s: {s.mean():.1%} of it is held"
-            for f, t, s in zip(frames, times, shares, strict=True)
+            for f, t, s in zip(shown.frames, shown.times_s, shown.shares, strict=True)
         ],
         key="live-film",
         on_spot=film_clicked,
-        alt=f"{len(frames)} frames of the stream; patches that are forgotten are dark and grey",
+        alt=shown.alt,
         hint="Patches fade as fewer layers hold them. Click a frame to look into it.",
-        across=len(frames),
+        across=len(shown.frames),
     )
+
+
+@dataclass(frozen=True)
+class Film:
+    """Frames with what survives of them.
+
+    Attributes:
+        shares: of the layers that hold each patch, or 0 / 1 in one layer, [frame, row, col].
+        spans: first and last pixel column of each frame.
+    """
+
+    frames: list[int]
+    times_s: list[float]
+    shares: npt.NDArray[np.float32]
+    picture: npt.NDArray[np.uint8]
+    spans: list[tuple[int, int]]
+
+    @property
+    def alt(self) -> str:
+        return (
+            f"{len(self.frames)} frames of the stream; patches that are forgotten are dark and grey"
+        )
+
+    def rows(self) -> tuple[tuple[str, ...], list[tuple[float, ...]]]:
+        """The numbers behind the picture."""
+        lines = [
+            (self.frames[n], self.times_s[n], row, col, float(self.shares[n, row, col]))
+            for n, row, col in np.ndindex(*self.shares.shape)
+        ]
+        return ("frame", "time_s", "row", "col", "share_held"), lines
+
+
+def film_of(scene: Scene, layer: int | None, newest: bool) -> Film | None:
+    """The filmstrip of a moment; None where no frame has a picture."""
+    frames = figures.choose_frames(scene.snapshot.frames_seen, FILM_FRAMES, newest)
+    pictures = {f: p for f in frames if (p := scene.picture(f)) is not None}
+    if not pictures:
+        return None
+    frames = list(pictures)
+    shares = figures.surviving_share(
+        scene.state, scene.column("frame"), scene.column("row"), scene.column("col"), frames, scene.grid, layer
+    )  # fmt: skip
+    times = _times(scene, frames)
+    captions = [f"{t:.0f} s {s.mean():.0%}" for t, s in zip(times, shares, strict=True)]
+    picture, spans = figures.filmstrip(list(pictures.values()), shares, captions, height_px=92)
+    return Film(frames, times, shares, picture, spans)
 
 
 def film_clicked() -> None:
@@ -329,36 +367,6 @@ figures.ttft_curves({{"answers": ([a.time_s for a in answers], [a.ttft_s for a i
                 [(a.time_s, a.ttft_s, a.question, a.text) for a in recording.answers],
             ),
         )
-
-
-def strip_offer(recording: Recording) -> None:
-    """The recording's last strip as code and files."""
-    view: state.ViewState = st.session_state["view"]
-    where = "" if view.step is None else f", step={view.step}"
-
-    def made() -> figures.Strip:
-        retention, table = retention_of(recording), recording.tokens
-        return figures.make_strip(
-            retention.state(view.step),
-            table.column("frame")[retention.ids],
-            table.column("time_s")[retention.ids],
-        )
-
-    offer(
-        key="live-strip-files",
-        name="retention-strip",
-        code=f"""
-from hermes_lab import figures
-from hermes_lab.recording import Recording
-
-recording = Recording.open({str(recording.folder)!r})
-strip = figures.recorded_strip(recording{where})
-figures.retention_figure(strip).show()
-""",
-        html=lambda: figures.to_html(figures.retention_figure(made()), "Retention strip"),
-        svg=lambda: figures.strip_svg(made()),
-        csv_text=lambda: figures.strip_csv(made()),
-    )
 
 
 def _times(scene: Scene, frames: list[int]) -> list[float]:

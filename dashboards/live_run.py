@@ -8,8 +8,9 @@ from datetime import datetime
 import streamlit as st
 
 from dashboards import live_panels as panels
-from dashboards import state
-from dashboards.controls import model_named, model_picker, policy_picker, policy_python
+from dashboards import snippets, state
+from dashboards.controls import model_named, model_picker, policy_picker
+from dashboards.live_files import running_files
 from dashboards.policy_text import full_spec
 from dashboards.resources import things
 from dashboards.scene import live_scene
@@ -17,6 +18,7 @@ from dashboards.sources import source_picker
 from dashboards.store import Store
 from dashboards.worker import UNPACED, StreamSettings, StreamWorker
 from hermes_lab.errors import LabError
+from hermes_lab.worlds import bundled
 
 TICK_S = 0.2
 IDLE_TICK_S = 1.0
@@ -77,14 +79,21 @@ def start_form(view: state.ViewState) -> None:
         with st.container():
             change_policy(full_spec(policy.config()), policy.config())
         with st.expander("Copy as Python"):
-            st.code(
-                f"import hermes_lab\nfrom hermes_lab import video\nfrom hermes_lab.session import StreamSession\n"
-                f"{policy_python(policy)}\n\nlab = hermes_lab.load({model!r})\n"
-                f"with StreamSession(lab, policy, chunk_frames={chunk}, record='runs/first') as run:\n"
-                f"    for chunk in video.open({source.path if source else ''!r}, fps={fps:g}).chunks({chunk}):\n"
-                f"        run.feed(chunk)\n    print(run.ask('what was the first object').text)",
-                language="python",
-            )
+            code = snippets.stream(
+                source.path if source else str(bundled.clip_path()), _loadable(model), full_spec(policy.config()),
+                fps=fps, chunk_frames=int(chunk), max_frames=source.max_frames if source else None,
+                record="stream" if record else "",
+            )  # fmt: skip
+            code += "print(session.ask('what was the first object').text)\nsession.close()"
+            st.code(code, language="python")
+
+
+def _loadable(model: str) -> str:
+    """What to load for a name on the page; the name itself where it is not offered, which Start says."""
+    try:
+        return model_named(model)
+    except LabError:
+        return model
 
 
 def change_policy(spec: str, config: dict[str, object]) -> None:
@@ -162,3 +171,4 @@ def live(view: state.ViewState) -> None:
 
     with st.container():
         stage()
+    running_files(worker)

@@ -7,7 +7,7 @@ import streamlit as st
 
 from dashboards import state
 from dashboards.canvas import draw_picture
-from dashboards.furniture import about, chart, offer
+from dashboards.furniture import about, chart, offer, picture_offer
 from dashboards.scene import Scene
 from hermes_lab import figures
 from hermes_lab.recording import LayerLife, Recording, TokenLife
@@ -20,7 +20,7 @@ def life(recording: Recording, scene: Scene, layer: int, token: int) -> None:
     here = found.layers[layer]
     left, right = st.columns([1.1, 3], gap="medium")
     with left:
-        patches(scene, found, layer)
+        patches(recording, scene, found, layer)
     with right:
         story(found, here)
         if here.trials:
@@ -97,7 +97,7 @@ figures.rank_curve(life.layers[0].trials).show()
         )  # fmt: skip
 
 
-def patches(scene: Scene, found: TokenLife, layer: int) -> None:
+def patches(recording: Recording, scene: Scene, found: TokenLife, layer: int) -> None:
     """The token's frame; a patch that nobody holds is dark, and a click follows another patch."""
     if found.frame < 0 or (picture := scene.picture(found.frame)) is None:
         st.caption("This token has no picture: it is no patch of a frame, or none was recorded.")
@@ -137,6 +137,25 @@ def patches(scene: Scene, found: TokenLife, layer: int) -> None:
         drawn, spots, names, key="why-patches", on_spot=patch_clicked,
         alt=f"Frame {found.frame}; the token's patch is framed", across=cols,
         hint=f"Frame {found.frame}. Dark patches are not held in layer {layer}; click one to follow it.",
+    )  # fmt: skip
+    picture_offer(
+        lambda: drawn, key="why-patches-files", name=f"frame-{found.frame}-layer-{layer}",
+        alt=f"Frame {found.frame}; patches that layer {layer} does not hold are dark",
+        rows=(("row", "col", "held"), [(y, x, int(share[y, x])) for y, x in np.ndindex(*share.shape)]),
+        code=f"""
+from PIL import Image
+
+from hermes_lab import figures
+from hermes_lab.recording import Recording
+
+recording = Recording.open({str(recording.folder)!r})
+retention, table = recording.retention(), recording.tokens
+frame, row, col = (table.column(c)[retention.ids] for c in ("frame", "row", "col"))
+(share,) = figures.surviving_share(
+    retention.state(), frame, row, col, [{found.frame}], recording.manifest.model.grid, {layer}
+)
+Image.fromarray(figures.overlay(recording.thumbnail({found.frame}), share, height_px=240)).show()
+""",
     )  # fmt: skip
 
 

@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from dashboards import snippets
 from dashboards.limits import limits
 from dashboards.policy_text import full_spec
 from dashboards.tracker import Tracker
@@ -189,6 +190,15 @@ class StreamWorker:
             return done
         self._commands.put(carry_out)
         return done
+
+    def snippet(self, *imports: str, record: str = "") -> str:
+        """Python that brings a new `session` as far as this stream is (see `snippets.stream`)."""
+        settings, view = self.settings, self.latest()
+        fed = settings.max_frames if view.snapshot is None else view.snapshot.frames_seen
+        return snippets.stream(
+            settings.source, settings.model, view.policy or full_spec(settings.policy), fps=settings.fps,
+            chunk_frames=settings.chunk_frames, max_frames=fed, record=record, imports=imports,
+        )  # fmt: skip
 
     def stop(self, timeout_s: float = 10.0) -> None:
         """End the thread and finish the recording."""

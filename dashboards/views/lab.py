@@ -15,7 +15,6 @@ with st.sidebar:
     form = panels.form(view)
 job = things().job
 if form is not None and form.start:
-    st.session_state["lab-recipe"] = form.recipe()
     things().start_job(form.work())
     st.rerun()
 if job is None:
@@ -28,4 +27,4 @@ elif job.running:
 elif job.error:
     st.error(job.error)
 elif job.result is not None:
-    panels.results(job.result)
+    panels.results(*job.result)

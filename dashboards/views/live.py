@@ -9,6 +9,7 @@ import streamlit as st
 
 from dashboards import live_panels as panels
 from dashboards import state
+from dashboards.live_files import recorded_files
 from dashboards.player import Player, index_at, next_step_s
 from dashboards.resources import chosen_recording, retention_of
 from dashboards.scene import recorded_scene
@@ -117,7 +118,7 @@ def replay(view: state.ViewState) -> None:
     with st.container():  # keeps the place of what follows while the stage is redrawn
         stage()
     panels.recorded_answers(recording)
-    panels.strip_offer(recording)
+    recorded_files(recording)
 
 
 view = state.read()

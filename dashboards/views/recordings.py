@@ -5,7 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from dashboards import state
-from dashboards.furniture import about, chart, go_to
+from dashboards.furniture import about, chart, go_to, offer
 from dashboards.policy_text import short_spec
 from dashboards.resources import recording_of
 from dashboards.store import Store, bundled_path
@@ -38,6 +38,15 @@ def table(found: list[tuple[str, RecordingEntry]], store: Store) -> None:
         for name, e in found
     ]
     st.dataframe(rows, hide_index=True, width="stretch", key="recordings-table")
+    offer(
+        key="recordings-table-files", name="recordings", rows=(tuple(rows[0]), [tuple(r.values()) for r in rows]),
+        code=f"""
+from hermes_lab.recording import list_recordings
+
+for entry in list_recordings({str(store.root)!r}):
+    print(entry.folder, entry.steps, entry.answers, entry.size_bytes, entry.problem or "")
+""",
+    )  # fmt: skip
     total = bytes_text(sum(e.size_bytes for name, e in found if name != state.BUNDLED))
     st.caption(f"Folder `{store.root}`: {total} in {len(store.entries())} recordings.")
     about(

@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import struct
 import tomllib
 import zipfile
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from dashboards import furniture, snippets
 from dashboards.canvas import strip_payload
 from dashboards.limits import LARGEST_UPLOAD_BYTES
+from dashboards.live_panels import film_of
 from dashboards.player import Player, index_at
 from dashboards.policy_text import full_spec, short_spec
+from dashboards.scene import recorded_scene
+from dashboards.snippets import literal
 from dashboards.state import ViewState
 from dashboards.store import Store
 from dashboards.tracker import Tracker
 from hermes_lab import figures, policies
 from hermes_lab.errors import RecordingError
 from hermes_lab.recording import Recording, RecordingWriter, TokenState
+from tests.app.snippets import run, undefined
 from tests.recording_streams import Stream, manifest
 
 DASHBOARDS = Path(__file__).resolve().parents[2] / "dashboards"
@@ -181,3 +189,71 @@ def test_a_click_on_the_atlas_is_a_layer_and_a_head(
     from dashboards.atlas_panels import clicked_cell
 
     assert clicked_cell(event, heads=4) == cell
+
+
+def test_a_value_in_a_snippet_is_that_value_again() -> None:
+    value = {
+        "a": (np.float64(0.5), float("nan")),
+        "b": np.arange(3),
+        "c": [None, True, (1,)],
+        4: "it's",
+    }
+    back = eval(literal(value), {})  # our own text
+    assert back["a"][0] == 0.5
+    assert np.isnan(back["a"][1])
+    assert (back["b"], back["c"], back[4]) == ([0, 1, 2], [None, True, (1,)], "it's")
+
+
+@pytest.mark.parametrize(
+    "source", ["world:seed=1,frames=8", "camera:0", "/tmp/x/upload.mp4", "it's.mp4"]
+)
+@pytest.mark.parametrize("more", [{}, {"record": "r", "keep_visual": True, "max_frames": 3}])
+def test_snippets_name_what_they_use(source: str, more: dict) -> None:
+    assert (
+        undefined(snippets.stream(source, "m", "fifo(budget_tokens=8)", chunk_frames=4, **more))
+        == set()
+    )
+    worlds = [(1, 8, "still")] if more else []
+    again = snippets.contest(
+        source, "m", {"fifo": "fifo"}, 32, chunk_frames=4, worlds=worlds, questions=("who?",), max_frames=None
+    )  # fmt: skip
+    assert undefined(again) == set()
+    assert undefined("print(session)") == {"session"}
+
+
+def test_the_filmstrip_of_a_snippet_is_the_one_on_the_page(recorded: Path) -> None:
+    recording = Recording.open(recorded / "first")
+    scene = recorded_scene(recording, recording.retention(), 3)
+    step = int(recording.timeline.step[3])
+    for layer, newest in ((None, False), (1, True)):
+        film = film_of(scene, layer, newest)
+        scope = run(
+            snippets.film(str(recording.folder), step=step, layer=layer, count=10, newest=newest)
+        )
+        assert film is not None
+        assert film.frames == scope["frames"]
+        assert (film.shares == scope["shares"]).all()
+        assert len(film.rows()[1]) == film.shares.size
+
+
+def test_a_picture_and_a_table_become_files_that_a_browser_reads(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made: dict[str, object] = {}
+    monkeypatch.setattr(furniture, "offer", lambda **what: made.update(what))
+    picture = np.full((4, 6, 3), 200, np.uint8)
+    furniture.picture_offer(
+        lambda: picture, key="k", name="n", alt="a <b> & c", code="", rows=((), ())
+    )
+    svg = ElementTree.fromstring(made["svg"]())  # type: ignore[operator]
+    assert (svg.attrib["width"], svg[0].text) == ("6", "a <b> & c")
+    png = base64.b64decode(svg[1].attrib["href"].split(",")[1])
+    assert (np.asarray(Image.open(io.BytesIO(png))) == picture).all()
+    assert 'alt="a &lt;b&gt; &amp; c"' in made["html"]()  # type: ignore[operator]
+    page = furniture._table_maker("t", (("x", "y"), [(1, None), ("<", 2)]))()
+    body = ElementTree.fromstring(page[page.index("<table>") : page.index("</body>")])
+    assert [[c.text or "" for c in row] for row in body.iter("tr")] == [
+        ["x", "y"],
+        ["1", ""],
+        ["<", "2"],
+    ]

@@ -13,6 +13,7 @@ from analysis.claims import Claim, Need, NullPanel, judge
 from analysis.result import Data, FigureSpec, Reproduce, Setup, StudyResult, Table
 from hermes_lab.errors import LabError
 from tests.app.pages import sound, text_of
+from tests.app.snippets import complete, one, run, shown
 
 CLAIM = Claim(
     key="recent-frames-win",
@@ -66,6 +67,14 @@ def test_a_claim_stands_beside_its_null_with_its_verdict(reports: Path, open_pag
     assert list(app.dataframe[0].value["verdict"]) == [finding.verdict.value]
     assert any("findings-forest" in c.proto.id for c in app.get("plotly_chart"))
     assert "no_such_figure" in said  # the rest of the report is shown all the same
+    codes = shown(complete(app))
+    table = run(one(codes, "result.table('profile')"))["result"].table("profile")  # type: ignore[attr-defined]
+    assert table.rows == made_up().tables[0].rows
+    rows = run(one(codes, "forest("))["rows"]
+    assert [r[2] for r in rows] == [
+        finding.estimate.value,
+        finding.panel.controls[0].estimate.value,
+    ]  # type: ignore[union-attr]
 
 
 def test_a_damaged_report_is_one_sentence(reports: Path, open_page) -> None:

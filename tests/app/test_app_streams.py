@@ -11,6 +11,7 @@ from streamlit.testing.v1 import AppTest
 
 from hermes_lab.recording import Recording
 from tests.app.pages import press, sound, text_of
+from tests.app.snippets import complete, one, run, shown
 
 LINK = {"mode": "Run a model", "source": "world:seed=3,frames=16", "model": "tiny"}
 
@@ -43,6 +44,7 @@ def test_a_stream_is_run_asked_and_recorded_and_the_recording_equals_the_view(
 ) -> None:
     from dashboards.worker import StreamWorker
 
+    complete(stream)
     stream.chat_input[0].set_value("what was the first object").run()
     until(stream, says("TTFT"))
     (worker,) = StreamWorker.running()
@@ -161,14 +163,15 @@ def test_policies_are_compared_beside_their_companions(
     assert list(rows["policy"]) == ["fifo", "knorm", "full", "recent_frames", "uniform", "random"]
     assert (rows["cache at the end (KiB)"].iloc[:2] < rows["cache at the end (KiB)"].iloc[2]).all()
     assert "too few for intervals" in text_of(app)
-    drawn = {c.value for c in app.code}
-    strip = next(c for c in drawn if "base.replay('fifo(budget_tokens=32)'" in c)
-    scope: dict[str, object] = {}
     monkeypatch.chdir(runs)
-    exec(compile(strip.replace(".show()", ""), "strip", "exec"), scope)
-    assert scope["strip"].layers == 3  # type: ignore[attr-defined]
-    for call in ("memory_curves", "agreement_map"):
-        exec(compile(next(c for c in drawn if call in c).replace(".show()", ""), call, "exec"), {})
+    drawn = shown(complete(app))
+    assert run(one(drawn, "session.replay('fifo(budget_tokens=32)'"))["strip"].layers == 3  # type: ignore[attr-defined]
+    for call in ("memory_curves", "agreement_map", "accuracy_bars"):
+        run(one(drawn, call))
+    again = run(one(drawn, "contest.hold", "ttft_curves"))
+    answers = app.dataframe[-1].value
+    for policy in again["result"].runs:  # type: ignore[attr-defined]
+        assert [a.text for a in policy.asked] == list(answers[policy.name])
     press(app, "Save")
     saved = runs / "policies" / "fifo.py"
     scope = {}
@@ -193,7 +196,7 @@ def test_a_link_reopens_what_would_run_and_what_would_be_asked(open_page) -> Non
     app = sound(open_page("live", policy="fifo(budget_tokens=48)", **(LINK | asked)))
     assert app.number_input(key="live-fps").value == 2.5
     assert app.selectbox(key="live-speed").value == "as fast as it goes"
-    now = {k: "".join(v) for k, v in app.query_params.items()}
+    now = {k: "".join(v) for k, v in complete(app).query_params.items()}
     assert now == LINK | asked | {"policy": "fifo(budget_tokens=48)"}
     lab = sound(open_page("lab", model="tiny", questions="who is there\nwhat is there"))
     lab.selectbox(key="w_source_kind").set_value("Camera").run()
@@ -222,9 +225,16 @@ def test_tokens_of_the_running_stream_are_knocked_out_beside_random_ones(stream:
     sound(stream)
     stream.text_input(key="knock-question").set_value("what is there").run()
     press(stream, "Knock out")
-    assert "log-probability moves by" in text_of(stream)
+    said = text_of(stream)
+    assert "log-probability moves by" in said
+    knocked = run(one(shown(complete(stream)), "knock_out("))["reading"]
+    assert f"(logit {knocked.logit:.2f}" in said  # type: ignore[attr-defined]
+    assert f"moves by {knocked.targeted[1]:+.2f}" in said  # type: ignore[attr-defined]
     stream.switch_page("views/atlas.py").run()
     sound(stream)
     stream.button_group(key="atlas-weighting").set_value("value-weighted").run()
     press(stream, "Read it")
     assert any("atlas-weighted" in c.proto.id for c in stream.get("plotly_chart"))
+    weighted = run(one(shown(complete(stream)), "value_weighted("))["weighted"]
+    assert len(weighted) == 16  # type: ignore[arg-type]
+    assert sum(weighted) == pytest.approx(1)  # type: ignore[call-overload]
