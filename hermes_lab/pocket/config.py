@@ -66,6 +66,9 @@ class Recipe:
 
     perception_minutes: float = 7.0
     decoder_minutes: float = 118.0
+    perception_steps: int = 0
+    decoder_steps: int = 0
+    report_s: float = 10.0
     stages: tuple[Stage, ...] = (
         Stage(8, 16, 32, 0.02),
         Stage(16, 10, 48, 0.03),
