@@ -36,6 +36,7 @@ def tokens_in(chunk_frames: list[int]) -> list[int]:
     return list(range(PER_FRAME * sum(chunk_frames)))
 
 
+@settings(deadline=None)
 @given(chunks)
 def test_full_keeps_everything(chunk_frames: list[int]) -> None:
     assert held(policies.get("full"), chunk_frames) == [tokens_in(chunk_frames)] * 2
