@@ -25,6 +25,7 @@ canvas, img { display: block; width: 100%; outline-offset: 2px; cursor: crosshai
 img { width: auto; max-width: 100%; }
 img + .tip { white-space: normal; }
 .tip { min-height: 16px; padding: 2px 0; opacity: .85; white-space: nowrap; overflow: hidden; }
+.mark { position: absolute; pointer-events: none; border: 2px solid #CC79A7; outline: 1px solid #000000; }
 .axis { position: relative; height: 14px; opacity: .75; }
 .axis span { position: absolute; white-space: nowrap; }
 .legend { display: flex; gap: 14px; flex-wrap: wrap; }
@@ -117,6 +118,7 @@ export default function (component) {
   const choose = (cell) => setTriggerValue('cell', { layer: cell[0], column: cell[1] });
   if (!tip.textContent) tip.textContent = head.hint;
   canvas.setAttribute('aria-label', head.alt);
+  canvas.setAttribute('aria-description', head.hint);
   canvas.onmousemove = (e) => say(at(e));
   canvas.onmouseleave = () => { tip.textContent = head.hint; };
   canvas.onclick = (e) => choose(at(e));
@@ -162,7 +164,8 @@ export default function (component) {
   }
   image.alt = head.alt;
   image.style.width = head.width + 'px';
-  const tip = box.querySelector('.tip');
+  const tip = box.querySelector('.tip'), mark = box.querySelector('.mark');
+  mark.hidden = true;
   const choose = (n) => setTriggerValue('spot', n);
   const spotAt = (e) => {
     const r = image.getBoundingClientRect();
@@ -176,6 +179,16 @@ export default function (component) {
     image.removeAttribute('tabindex');
     return;
   }
+  image.setAttribute('aria-description', head.hint);
+  const show = (n) => {
+    const [x0, y0, x1, y1] = head.spots[n], wide = image.clientWidth, high = image.clientHeight;
+    mark.style.left = (image.offsetLeft + x0 * wide) + 'px';
+    mark.style.top = (image.offsetTop + y0 * high) + 'px';
+    mark.style.width = ((x1 - x0) * wide - 4) + 'px';
+    mark.style.height = ((y1 - y0) * high - 4) + 'px';
+    mark.hidden = false;
+  };
+  image.onblur = () => { mark.hidden = true; };
   if (!tip.textContent) tip.textContent = head.hint;
   image.onmousemove = (e) => say(spotAt(e));
   image.onmouseleave = () => say(-1);
@@ -185,7 +198,7 @@ export default function (component) {
     if (e.key === 'Enter') { choose(me.spot); e.preventDefault(); return; }
     if (!step) return;
     me.spot = Math.min(head.spots.length - 1, Math.max(0, me.spot + step));
-    say(me.spot); e.preventDefault();
+    show(me.spot); say(me.spot); e.preventDefault();
   };
 }
 """
@@ -199,7 +212,8 @@ _strip = st.components.v2.component(
 )
 _picture = st.components.v2.component(
     "hermes_lab_picture",
-    html='<div class="box"><img tabindex="0"><div class="tip" aria-live="polite"></div></div>',
+    html='<div class="box"><img tabindex="0"><div class="tip" aria-live="polite"></div>'
+    '<div class="mark" hidden></div></div>',
     css=_CSS,
     js=_PICTURE_JS,
 )

@@ -83,9 +83,14 @@ def offer(
     html: Callable[[], str] | None = None,
     svg: Callable[[], str] | None = None,
     csv_text: Callable[[], str] | None = None,
+    of: str = "",
 ) -> None:
-    """Copy as Python, and downloads that are made when they are asked for; rows without a figure are a table."""
-    with st.expander("Copy as Python, download"):
+    """Copy as Python, and downloads that are made when they are asked for; rows without a figure are a table.
+
+    Args:
+        of: what they belong to, where that does not stand right above.
+    """
+    with st.expander("Copy as Python, download" + (f": {of}" if of else "")):
         st.code(code.strip(), language="python")
         is_table = rows is not None and html is None
         if rows is not None:
@@ -119,6 +124,7 @@ def picture_offer(
     alt: str,
     code: str,
     rows: Rows,
+    of: str = "",
 ) -> None:
     """A drawn picture as code and files; its HTML and SVG hold it as PNG."""
 
@@ -136,7 +142,7 @@ def picture_offer(
             f'role="img"><title>{escape(alt)}</title><image width="{wide}" height="{high}" href="{source()}"/></svg>'
         )
 
-    offer(key=key, name=name, code=code, rows=rows, html=page, svg=svg)
+    offer(key=key, name=name, code=code, rows=rows, html=page, svg=svg, of=of)
 
 
 def _table_maker(name: str, rows: Rows) -> Callable[[], str]:

@@ -30,7 +30,7 @@ def recorded_files(recording: Recording) -> None:
         return recorded_scene(recording, retention_of(recording), index)
 
     offer(
-        key="live-strip-files", name="retention-strip",
+        key="live-strip-files", name="retention-strip", of="the strip",
         code=f"""
 from hermes_lab import figures
 from hermes_lab.recording import Recording
@@ -45,7 +45,7 @@ figures.retention_figure(strip).show()
     shown = film_of(scene(), view.film, view.frames == NEWEST)
     if shown is not None:
         picture_offer(
-            lambda: shown.picture, key="live-film-files", name="filmstrip", alt=shown.alt, rows=shown.rows(),
+            lambda: shown.picture, key="live-film-files", name="filmstrip", of="the filmstrip", alt=shown.alt, rows=shown.rows(),
             code=snippets.film(
                 str(recording.folder), step=view.step, layer=view.film, count=FILM_FRAMES, newest=view.frames == NEWEST
             ),
@@ -63,7 +63,7 @@ def running_files(worker: StreamWorker) -> None:
 
     imports = ("from hermes_lab import figures", "from hermes_lab.recording import Recording")
     offer(
-        key="live-strip-files", name="retention-strip",
+        key="live-strip-files", name="retention-strip", of="the strip",
         code=worker.snippet(*imports, record="stream")
         + "session.close()\n\nfigures.retention_figure(figures.recorded_strip(Recording.open(folder))).show()",
         html=lambda: figures.to_html(figures.retention_figure(strip()), "Retention strip"),
