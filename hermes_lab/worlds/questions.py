@@ -80,7 +80,7 @@ _MAKERS: dict[str, Callable[[Ask], Found]] = {
     "long_counter_when": past.long_counter_when,
 }
 TYPES: tuple[str, ...] = tuple(_MAKERS)
-UNLEARNED: tuple[str, ...] = ("long_order",)
+UNLEARNED: tuple[str, ...] = ()
 """Types within five points of a blind answer on development worlds: asked, scored, and not shipped."""
 
 
