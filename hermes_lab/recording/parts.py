@@ -62,7 +62,7 @@ def _checksum(text: str, tensors: Mapping[str, Array]) -> int:
     value = zlib.crc32(text.encode())
     for name in sorted(tensors):
         content = np.ascontiguousarray(tensors[name]).reshape(-1).view(np.uint8)
-        value = zlib.crc32(content, zlib.crc32(name.encode(), value))
+        value = zlib.crc32(content.data, zlib.crc32(name.encode(), value))
     return value
 
 
