@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -156,11 +156,25 @@ def overview(recording: Recording, probe: Probe, view: state.ViewState) -> None:
         figure, key="atlas-map", name=f"atlas-{metric}", alt=f"Map of {metric} over {layers} layers and {heads} heads",
         code=f"{preamble(recording, probe)}{call}", rows=rows, on_select=head_clicked,
     )  # fmt: skip
+    unread = [n for n in range(layers) if not probe.summary.visible[n]]
+    if unread:
+        said += f" Empty rows (layers {spans(unread)}): nobody read these queries there; level rows reads them all."
     about(
         said + " Click a head to see its frames.",
         "whether the head matters: attention is not contribution; knock it out on the Findings page. One question of one "
         "stream has no interval; the studies have.",
     )
+
+
+def spans(layers: Sequence[int]) -> str:
+    """Layer numbers with runs written as "first to last"."""
+    runs: list[list[int]] = []
+    for n in layers:
+        if runs and n == runs[-1][-1] + 1:
+            runs[-1].append(n)
+        else:
+            runs.append([n])
+    return ", ".join(f"{r[0]} to {r[-1]}" if len(r) > 1 else str(r[0]) for r in runs)
 
 
 def head_clicked() -> None:
@@ -200,6 +214,11 @@ def head_to_frames(recording: Recording, probe: Probe) -> None:
     state.write(layer=layer, head=head)
     sinks = bool(st.session_state["atlas-sinks"])
     share = figures.frame_shares(probe.summary, sinks=sinks)
+    if not probe.summary.visible[layer]:
+        st.info(
+            f"Nobody read these queries in layer {layer}: the policy does not use them there. Choose another layer or "
+            "query group, or record at level rows, which reads them everywhere."
+        )
     held = held_of(recording, probe)
     frames = min(share.shape[-1], len(held.time_s))
     tokens = held.tokens[layer, :frames]

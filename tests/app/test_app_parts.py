@@ -257,3 +257,10 @@ def test_a_picture_and_a_table_become_files_that_a_browser_reads(
         ["1", ""],
         ["<", "2"],
     ]
+
+
+def test_unread_layers_are_named_in_runs() -> None:
+    from dashboards.atlas_panels import spans
+
+    assert spans([0, 1, 2, 5, 7, 8]) == "0 to 2, 5, 7 to 8"
+    assert spans([3]) == "3"
