@@ -114,7 +114,9 @@ def _entropy(rows: Float[Tensor, "query_head row token"]) -> Float[Tensor, " que
     """Entropy in nats, the mean over rows; several times faster on CPUs than `torch.special.entr`."""
     heads, count, _ = rows.shape
     safe = rows.clamp_min(torch.finfo(rows.dtype).tiny).reshape(heads, -1)
-    on_cpu = safe.device.type == "cpu"  # where numpy's logarithm takes a third of the time of torch's
+    on_cpu = (
+        safe.device.type == "cpu"
+    )  # where numpy's logarithm takes a third of the time of torch's
     logs = torch.from_numpy(np.log(safe.detach().numpy())) if on_cpu else safe.log()
     return torch.linalg.vecdot(safe, logs) / -count
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -120,6 +121,8 @@ def _relay(log: Path, read: int, progress: Callable[[dict[str, Any]], None] | No
 
 
 def _worker(rank: int, count: int, meeting: str, config: PocketConfig, out_dir: str) -> None:
+    # torch has the kernel send SIGINT when the parent dies; a run started in the background inherits it ignored
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     dist.init_process_group("gloo", f"file://{meeting}/meet", rank=rank, world_size=count)
     on_gpu = torch.cuda.is_available()
     if not on_gpu and count > 1:
