@@ -150,7 +150,10 @@ def test_a_stream_is_played_asked_paused_and_its_policy_changed(page: Page, addr
     )  # the list draws what is in view
     page.get_by_role("option", name=re.compile("^uniform")).click()
     page.get_by_role("button", name="Use it from the next decision on").click()
-    running = page.get_by_test_id("stMainBlockContainer").get_by_text("uniform(budget_tokens=48)")
+    running = page.get_by_test_id("stMainBlockContainer").get_by_text(
+        "uniform(budget_tokens=48)",
+        exact=True,  # the snippet under the strip names it too
+    )
     expect(running).to_be_visible()
     page.get_by_role("button", name="Pause", exact=True).click()
     expect(page.get_by_text("Paused.")).to_be_visible()
