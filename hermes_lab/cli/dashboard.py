@@ -45,6 +45,7 @@ def dashboard(
         "--server.address", "localhost", "--server.port", str(port),
         "--server.headless", str(not browser).lower(), "--browser.gatherUsageStats", "false",
         "--server.maxUploadSize", "200", "--server.fileWatcherType", "none",
+        "--server.showEmailPrompt", "false",
     ]  # fmt: skip
     path = os.pathsep.join(p for p in (str(base), os.environ.get("PYTHONPATH", "")) if p)
     environment = os.environ | {
