@@ -8,7 +8,7 @@ with the model's own cached forward is tested.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,8 @@ from torch import Tensor
 from hermes_lab.pocket.config import TOKENS_PER_FRAME
 
 KeyValues = list[tuple[Tensor, Tensor]]
+Heed = Callable[[int, Tensor, int], None]
+"""Shown every layer's attention of a group of branches, and how many of its keys are cached ones."""
 _BLOCK_TOKENS = 512
 """Queries per block of the causal pass: later keys of a block's rows are never computed."""
 
@@ -140,6 +142,7 @@ def branch_pass(
     positions: Int[Tensor, "stream branch token"],
     cache: KeyValues,
     visible: Int[Tensor, "stream branch"],
+    heed: Heed | None = None,
 ) -> Float[Tensor, "stream branch token width"]:
     """Last hidden states of branches that each read the first `visible` tokens of their stream's cache."""
     _, branches, tokens, _ = embeds.shape
@@ -148,7 +151,7 @@ def branch_pass(
     keys = int(visible.max())
     hidden = torch.arange(keys, device=x.device) >= visible[..., None]
     future = torch.ones(tokens, tokens, dtype=torch.bool, device=x.device).triu(1)
-    for layer, (past_k, past_v) in zip(decoder.layers, cache, strict=True):
+    for number, (layer, (past_k, past_v)) in enumerate(zip(decoder.layers, cache, strict=True)):
         q, k, v = _qkv(layer, x, cos, sin)
         groups = q.shape[2]
         rows = q.flatten(2, 3)
@@ -160,6 +163,8 @@ def branch_pass(
         own = q.unflatten(3, (branches, tokens)) @ own_k.mT
         own = own.masked_fill(future, float("-inf"))
         weights = _softmax(torch.cat([cached, own], -1))
+        if heed:
+            heed(number, weights, keys)
         mixed = (weights[..., :keys].flatten(2, 4) @ past_v[:, :, :keys]).unflatten(2, shape)
         mixed = (mixed + weights[..., keys:] @ own_v).flatten(3, 4)
         x = _finish(layer, x, mixed)
@@ -167,18 +172,26 @@ def branch_pass(
 
 
 def answer_logits(
-    model: Any, stream: Stream, groups: Sequence[Branches]
+    model: Any, stream: Stream, groups: Sequence[Branches], heeds: Sequence[Heed] = ()
 ) -> list[Float[Tensor, "label vocab"]]:
     """Per group of branches, logits where a label is due, in row-major order of the labels.
 
-    Grouping branches by the last frame that they see saves reading cache that none of them sees.
+    Grouping branches by the last frame that they see saves reading cache that none of them sees. `heeds`, one
+    per group, are shown its attention.
     """
     decoder, embed = model.model.language_model, model.get_input_embeddings()
     logits: list[Tensor] = []
-    for part in groups:
+    for number, part in enumerate(groups):
         visible = stream.prefix + (part.frame + 1) * TOKENS_PER_FRAME
         steps = torch.arange(1, part.ids.shape[2] + 1, device=visible.device)
         positions = stream.reach.gather(1, visible - 1)[..., None] + steps
-        hidden = branch_pass(decoder, embed(part.ids), positions, stream.cache, visible)
+        hidden = branch_pass(
+            decoder,
+            embed(part.ids),
+            positions,
+            stream.cache,
+            visible,
+            heeds[number] if heeds else None,
+        )
         logits.append(model.lm_head(hidden[part.labels != -100]))
     return logits

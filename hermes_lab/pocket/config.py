@@ -58,7 +58,12 @@ class Recipe:
         report_s: seconds between reports of perception, and half of those between reports of the decoder.
         type_weights: how often a question type is drawn, where that is not 1; accuracy so far scales it.
         decoder_rate: what the decoder's rates are multiplied by.
-        decay_from: share of the time after which rates fall.
+        decay_from, lowest_rate: share of the time after which rates fall, and the share of them that is left.
+        shorter_p: how often a batch has streams shorter than its stage's.
+        motion_weight, memory_weight, imitation_weight: what the dense targets and, in a warm start, the
+            teacher's tokens weigh beside the answers.
+        lookup_from, lookup_until, lookup_weight: shares of the time between which look-ups are nudged (see
+            `hermes_lab.pocket.lookup`), and how much that weighs.
         gap_p, gap_reach_tokens: how often positions have gaps, and how far they may reach.
         worn_p: share of streams that are softened and grained as scaling and compression do.
         chain_p: share of batches whose questions come in pairs, the second as a second turn.
@@ -94,7 +99,16 @@ class Recipe:
     adam_lr: float = 2e-3
     decoder_rate: float = 1.0
     decay_from: float = 0.8
+    lowest_rate: float = 0.02
+    warmup_steps: int = 40
     ema_half_life_steps: float = 60.0
+    shorter_p: float = 0.35
+    motion_weight: float = 0.3
+    memory_weight: float = 0.15
+    imitation_weight: float = 10.0
+    lookup_from: float = 0.3
+    lookup_until: float = 0.6
+    lookup_weight: float = 0.3
     gap_p: float = 0.4
     gap_reach_tokens: int = 2400
     moving_camera_p: float = 0.15

@@ -23,7 +23,9 @@ from hermes_lab.pocket import checkpoint
 from hermes_lab.pocket.config import PocketConfig
 from hermes_lab.pocket.config import config as named_config
 from hermes_lab.pocket.config import smoke as smoke_config
-from hermes_lab.pocket.run import PROGRESS, Run
+from hermes_lab.pocket.decode import Decoding
+from hermes_lab.pocket.perceive import perceive
+from hermes_lab.pocket.process import PROGRESS, Process
 from hermes_lab.pocket.warm import warmed
 
 
@@ -128,6 +130,9 @@ def _worker(rank: int, count: int, meeting: str, config: PocketConfig, out_dir: 
     if not on_gpu and count > 1:
         torch.set_num_threads(1)
     try:
-        Run(config, Path(out_dir), rank, count, "cuda" if on_gpu else "cpu").go()
+        run = Process(config, Path(out_dir), rank, count, "cuda" if on_gpu else "cpu")
+        if run.clock.phase == "perception":
+            perceive(run)
+        Decoding(run).go()
     finally:
         dist.destroy_process_group()

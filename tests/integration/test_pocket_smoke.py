@@ -16,7 +16,7 @@ import pytest
 import hermes_lab
 from hermes_lab.pocket import checkpoint
 from hermes_lab.pocket.config import PocketConfig, Recipe, Stage, TextShape, VisionShape
-from hermes_lab.pocket.run import PROGRESS
+from hermes_lab.pocket.process import PROGRESS
 from hermes_lab.pocket.train import train
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -1,0 +1,52 @@
+"""All dense targets inside the decoder, each at its depth."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from hermes_lab.pocket.config import Recipe
+from hermes_lab.pocket.memory import MemoryHeads
+from hermes_lab.pocket.motion import MotionHeads
+
+
+class DenseTargets(nn.ModuleDict):
+    """Motion a third of the way up; memory at three fifths and at three quarters.
+
+    Attributes:
+        depths: for each target, the layer before which it looks.
+    """
+
+    def __init__(self, width: int, layers: int) -> None:
+        super().__init__(
+            {
+                "motion": MotionHeads(width),
+                "memory": MemoryHeads(width),
+                "late_memory": MemoryHeads(width),
+            }
+        )
+        self.depths = {
+            "motion": max(1, layers // 3),
+            "memory": max(1, layers * 3 // 5),
+            "late_memory": max(1, layers * 3 // 4),
+        }
+
+    def forward(
+        self,
+        tapped: dict[int, Float[Tensor, "stream token width"]],
+        events: Int[Tensor, "stream frame cell 4"],
+        facts: Int[Tensor, "stream frame cell fact"],
+        words: Float[Tensor, "word width"],
+        recipe: Recipe,
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """Weighted loss, and what a line of progress says of it; `tapped` holds the residual by layer."""
+        motion, moved = self["motion"](tapped[self.depths["motion"]], events, words)
+        early, _ = self["memory"](tapped[self.depths["memory"]], facts, words)
+        late, remembered = self["late_memory"](tapped[self.depths["late_memory"]], facts, words)
+        loss = recipe.motion_weight * motion + recipe.memory_weight * (early + late)
+        return loss, {
+            "motion": moved,
+            "remembered": {k: round(v, 3) for k, v in remembered.items()},
+        }
