@@ -83,9 +83,13 @@ class LayerState:
             rows = zip(states[0].unbind(), at, strict=True)
             return torch.stack([head.index_select(0, index) for head, index in rows])[None]
 
-        ids = self.ids.expand(heads, -1).gather(1, wide)
-        positions = self.positions.expand(heads, -1, -1)
-        positions = positions.gather(2, wide[:, None].expand(-1, positions.shape[1], -1))
+        if heads == 1:
+            ids = self.ids.index_select(1, index[0])
+            positions = self.positions.index_select(2, index[0])
+        else:
+            ids = self.ids.expand(heads, -1).gather(1, wide)
+            positions = self.positions.expand(heads, -1, -1)
+            positions = positions.gather(2, wide[:, None].expand(-1, positions.shape[1], -1))
         carried: dict[str, Tensor] = {}
         for name, value in self.carried.items():
             rows = max(heads, value.shape[0])  # state may be finer than the shared token set

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
+import torch
 from jaxtyping import Int
 from torch import Tensor
 
@@ -90,17 +91,27 @@ def check_budgets(policy: Policy, budgets: Any, layers: int, limit: int | None =
     return values
 
 
-def check_scores(policy: Policy, method: str, view: LayerView, raw: Any) -> Scores:
-    """Scores of one layer, total and terms, each [1 or kv_head, token]; the total without NaN."""
-    scores = Scores(raw) if isinstance(raw, Tensor) else raw
-    expect(policy, method, view.layer, scores, Scores, "Scores or a tensor [head, token]")
-    _check_columns(policy, method, view, {"total": scores.total, **scores.terms})
-    if bool(scores.total.isnan().any()):
+def check_scores(
+    policy: Policy, method: str, views: Sequence[LayerView], raw: Sequence[Any]
+) -> list[Scores]:
+    """Scores of all layers, total and terms, each [1 or kv_head, token]; the totals without NaN."""
+    checked: list[Scores] = []
+    for view, answer in zip(views, raw, strict=True):
+        scores = Scores(answer) if isinstance(answer, Tensor) else answer
+        expect(policy, method, view.layer, scores, Scores, "Scores or a tensor [head, token]")
+        _check_columns(policy, method, view, {"total": scores.total, **scores.terms})
+        checked.append(scores)
+    # one look at all layers: asking each of them would make an accelerator wait as often
+    together = torch.cat([s.total.flatten().to(views[0].ids.device) for s in checked])
+    if bool(together.isnan().any()):
+        layer = next(
+            v.layer for v, s in zip(views, checked, strict=True) if bool(s.total.isnan().any())
+        )
         raise PolicyError(
-            f"Policy {name_of(policy)!r} returned NaN from {method}() at layer {view.layer}; "
+            f"Policy {name_of(policy)!r} returned NaN from {method}() at layer {layer}; "
             "the step was undone, look for a division by zero in its score."
         )
-    return scores
+    return checked
 
 
 def check_observed(policy: Policy, view: LayerView, named: Any) -> Mapping[str, Tensor]:
@@ -129,8 +140,8 @@ def check_indices(
     whole = not index.is_floating_point() and not index.is_complex() and index.dtype.itemsize > 1
     bad = index.ndim != 2 or index.shape[0] not in (1, view.kv_heads) or not whole
     if not bad and index.numel():
-        rising = bool((index[:, 1:] > index[:, :-1]).all())
-        bad = not rising or int(index.min()) < 0 or int(index.max()) >= view.tokens
+        rising = bool((index[:, 1:] > index[:, :-1]).all())  # then the ends are the extremes
+        bad = not rising or int(index[:, 0].min()) < 0 or int(index[:, -1].max()) >= view.tokens
     if bad or (most is not None and index.shape[1] > most):
         limit = "" if most is None else f", at most {most}"
         raise PolicyError(

@@ -31,6 +31,7 @@ from hermes_lab.errors import PolicyError
 from hermes_lab.models.cursor import Cursor
 from hermes_lab.policies.base import LayerView, Merged, Need, Policy, Scores
 from hermes_lab.positions import behind
+from hermes_lab.recording.idsets import ascending
 from hermes_lab.snapshot import LayerDecision, MergeRecord
 from hermes_lab.stream_state import StreamState
 from hermes_lab.tokens import Role
@@ -122,7 +123,7 @@ def _describe(
     for (_, device), layers in alike.items():
         known = torch.stack([candidates[n] for n in layers]).clamp_(min=0).cpu().numpy()
         for name in ("frame", "row", "col", "role", "time_s"):
-            values = torch.as_tensor(stream.table.column(name)[known], device=device)
+            values = torch.as_tensor(stream.table.column(name).take(known), device=device)
             values = values.to(torch.float32 if name == "time_s" else torch.long)
             for layer, value in zip(layers, values.unbind(), strict=True):
                 found[layer][name] = value
@@ -193,14 +194,15 @@ def plan(policy: Policy, views: Sequence[LayerView], budgets: Sequence[int]) -> 
     """
     layers = len(views)
     raw = [call(policy, "score", v.layer, lambda v=v: policy.score(v)) for v in views]
-    scores = [check_scores(policy, "score", v, s) for v, s in zip(views, raw, strict=True)]
+    scores = check_scores(policy, "score", views, raw)
     mixed = call(policy, "mix", None, lambda: policy.mix(list(scores), views))
     mixed = expect(policy, "mix", None, mixed, Sequence, "a list of Scores")
     if len(mixed) != layers:
         raise PolicyError(
             f"Policy {name_of(policy)!r} returned {len(mixed)} scores from mix() for {layers} layers."
         )
-    scores = [check_scores(policy, "mix", v, s) for v, s in zip(views, mixed, strict=True)]
+    if any(new is not old for new, old in zip(mixed, scores, strict=True)):
+        scores = check_scores(policy, "mix", views, mixed)
     allowed = call(
         policy, "adapt_budgets", None, lambda: policy.adapt_budgets(list(budgets), scores, views)
     )
@@ -282,8 +284,8 @@ def _add_merged(
     state = replace(state, cursor=Cursor(behind_all, state.cursor.video))
     sources = [source.cpu().numpy().astype(np.int64) for source in merged.sources]
     return state, tuple(
-        MergeRecord(int(name), np.unique(source))
-        for name, source in zip(names, sources, strict=True)
+        MergeRecord(name, source if ascending(source) else np.unique(source))
+        for name, source in zip(names.tolist(), sources, strict=True)
     )
 
 

@@ -79,7 +79,7 @@ class Engine:
             ModelError: a sliding-window layer would lose sight of what it holds.
         """
         self._check_window(cache.states, len(segment))
-        positions, tables, cursors = self._place(cache.states, segment)
+        positions, tables, cursors = self.place(cache.states, segment, segment.embeds.dtype)
         board = wants.board if wants.board is not None and not wants.board.quiet else None
         if board is not None:
             tap(self.adapter)
@@ -152,7 +152,7 @@ class Engine:
             ModelError: a sliding-window layer would lose sight of what it holds.
         """
         self._check_window(cache.states, len(segment))
-        positions, tables, _ = self._place(cache.states, segment)
+        positions, tables, _ = self.place(cache.states, segment, segment.embeds.dtype)
         current = Pass(
             cache=cache,
             kind="guidance",
@@ -206,10 +206,10 @@ class Engine:
                 f"the stream would reach position {furthest}; choose positions='eager' so that kept tokens move up."
             )
 
-    def _place(
-        self, states: Sequence[LayerState], segment: Segment
+    def place(
+        self, states: Sequence[LayerState], segment: Segment, dtype: torch.dtype
     ) -> tuple[list[Tensor], list[Tables], list[Cursor | None]]:
-        """Positions and tables of new tokens, per layer; layers that stand alike share them."""
+        """Positions, tables and following cursors of new tokens, per layer; layers that stand alike share them."""
         placed: dict[Cursor, tuple[Tensor, Cursor]] = {}
         shared: dict[tuple[Cursor, str | None], Tables] = {}
         positions: list[Tensor] = []
@@ -223,7 +223,7 @@ class Engine:
             where, behind = placed[start]
             key = (start, self.rope.kind(layer))
             if key not in shared:
-                shared[key] = self.rope.tables(where, layer, segment.embeds.dtype)
+                shared[key] = self.rope.tables(where, layer, dtype)
             positions.append(where)
             tables.append(shared[key])
             cursors.append(behind)

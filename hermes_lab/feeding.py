@@ -25,10 +25,7 @@ def images_and_times(
     """
     if isinstance(frames, Frame):
         frames = [frames]
-    if isinstance(frames, Chunk):
-        items: list[Any] = list(frames)
-    else:
-        items = list(frames)
+    items: list[Any] = list(frames)
     if not items:
         raise LabError("There are no frames to feed.")
     images = [item.image if isinstance(item, Frame) else np.asarray(item) for item in items]

@@ -13,14 +13,15 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from hermes_lab.attention import Knockout
+from hermes_lab.attention import Knockout, pattern_of
 from hermes_lab.cache import StreamCache
 from hermes_lab.engine import Engine, join
 from hermes_lab.models.base import Segment
 from hermes_lab.policies.base import Guidance
+from hermes_lab.rope import Tables
 
 OnRows = Callable[[str, int, Tensor], None]
 """Receives (guidance name, layer, rows [query_head, row, cached token])."""
@@ -52,8 +53,11 @@ def read(
         _read_propagated(engine, cache, propagated, wanted, on_rows, on_queries, knockouts)
     for name, (guidance, segment) in prompts.items():
         if guidance.reading == "raw_embedding":
+            placed = engine.place(cache.states, segment, torch.float32)[1]
             for layer in wanted[name]:
-                rows, queries = _read_raw(engine, cache, layer, segment, guidance.causal, knockouts)
+                rows, queries = _read_raw(
+                    engine, cache, layer, segment, placed[layer], guidance.causal, knockouts
+                )
                 on_rows(name, layer, rows)
                 if on_queries is not None:
                     on_queries(name, layer, queries)
@@ -135,6 +139,7 @@ def _read_raw(
     cache: StreamCache,
     layer: int,
     segment: Segment,
+    tables: Tables,
     causal: bool,
     knockouts: Sequence[Knockout],
 ) -> tuple[Float[Tensor, "query_head row cached"], Float[Tensor, "query_head row dim"]]:
@@ -143,40 +148,33 @@ def _read_raw(
     state = cache.stream_layers[layer].state
     attention = cast(nn.Module, block.self_attn)
     hidden = block.input_layernorm(segment.embeds[None])
-    where = state.cursor.place(segment)[0].to(engine.adapter.device)
-    cos, sin = engine.rope.tables(where, layer)
     unrotated = engine.project(attention, hidden, "q")
-    query = _turn(unrotated, cos, sin)
-    key = _turn(engine.project(attention, hidden, "k"), cos, sin)[0]
+    query = _turn(unrotated, *tables)
+    key = _turn(engine.project(attention, hidden, "k"), *tables)
     if state.keys is not None:
-        key = torch.cat([state.keys[0].float(), key], 1)
-    heads = query.shape[1]
-    hidden = [k.hidden(layer, "guidance", state.ids, heads) for k in knockouts]
-    pattern = _pattern(query[0], key, causal, [h for h in hidden if h is not None], attention)
-    return pattern[..., : state.tokens], unrotated[0]
+        key = torch.cat([state.keys.float(), key], 2)
+    mask = _mask(layer, state.ids, query.shape[1], len(segment), causal, knockouts)
+    pattern = pattern_of(query, key, mask.to(key.device), float(cast(Any, attention).scaling))
+    return pattern[0, ..., : state.tokens], unrotated[0]
 
 
-def _pattern(
-    query: Float[Tensor, "query_head row dim"],
-    key: Float[Tensor, "kv_head token dim"],
+def _mask(
+    layer: int,
+    cached: Int[Tensor, "head cached"],
+    heads: int,
+    rows: int,
     causal: bool,
-    hidden: Sequence[Bool[Tensor, "query_head cached"]],
-    attention: nn.Module,
-) -> Float[Tensor, "query_head row token"]:
-    heads, rows, dim = query.shape
-    groups, tokens = key.shape[:2]
-    scale = float(cast(Any, attention).scaling)
-    grouped = query.reshape(groups, heads // groups * rows, dim)
-    scores = (grouped @ key.transpose(1, 2)).reshape(heads, rows, tokens) * scale
-    if causal:
-        visible = torch.ones(rows, tokens, dtype=torch.bool, device=key.device)
-        scores = scores.masked_fill(~visible.tril(tokens - rows), float("-inf"))
-    for tokens_hidden in hidden:
-        cached = tokens_hidden.shape[-1]
-        scores[..., :cached] = scores[..., :cached].masked_fill(
-            tokens_hidden[:, None], float("-inf")
-        )
-    return scores.softmax(-1)
+    knockouts: Sequence[Knockout],
+) -> Bool[Tensor, "1 _ _ _"]:
+    """Which keys each row may see, as `pattern_of` takes it: of all of them, or of the prompt's own."""
+    own = torch.ones(rows, rows, dtype=torch.bool, device=cached.device)
+    own = (own.tril() if causal else own)[None, None]
+    found = [k.hidden(layer, "guidance", cached, heads) for k in knockouts]
+    hidden = [tokens for tokens in found if tokens is not None]
+    if not hidden:
+        return own
+    visible = ~torch.stack(hidden).any(0)[None, :, None]
+    return torch.cat([visible.expand(-1, -1, rows, -1), own.expand(-1, heads, -1, -1)], -1)
 
 
 def _turn(x: Tensor, cos: Tensor, sin: Tensor) -> Float[Tensor, "1 head token dim"]:
@@ -194,7 +192,7 @@ def average(rows: Float[Tensor, "query_head row token"], detail: str) -> Float[T
     if detail == "heads":
         return rows.mean(1, keepdim=True)
     if detail == "mean":
-        return rows.mean((0, 1), keepdim=True)
+        return rows.mean(1, keepdim=True).mean(0, keepdim=True)  # faster than both at once
     return rows
 
 

@@ -56,28 +56,37 @@ class Rope:
         self,
         keys: Float[Tensor, "kv_head token dim"],
         old: Int[Tensor, "head axis token"],
-        new: Int[Tensor, "head axis token"],
+        new: Int[Tensor, "head axis new"],
         layer: int,
     ) -> Float[Tensor, "kv_head token dim"]:
         """Move keys that were rotated to `old` positions to `new` ones (HERMES, App. E), in fp32.
 
-        `head` is 1 (all KV heads share positions) or the number of KV heads.
+        `head` is 1 (all KV heads share positions) or the number of KV heads; `new` has one position for each
+        token, or a single one to which all of them go.
         """
         heads, _, tokens = old.shape
         if tokens == 0:
             return keys
         both = torch.cat([_flat(old), _flat(new)], 1)
         cos, sin = (t[0].float().to(keys.device) for t in self.tables(both, layer))
-        half = heads * tokens
-        cos_old, cos_new, sin_old, sin_new = cos[:half], cos[half:], sin[:half], sin[half:]
+        cos_old, cos_new = (
+            t.view(heads, -1, t.shape[-1]) for t in cos.tensor_split([heads * tokens])
+        )
+        sin_old, sin_new = (
+            t.view(heads, -1, t.shape[-1]) for t in sin.tensor_split([heads * tokens])
+        )
+        cos_delta = cos_new * cos_old + sin_new * sin_old
+        sin_delta = sin_new * cos_old - cos_new * sin_old
         # scaled rotary variants (YaRN) multiply both tables: divide once so that keys stay scaled once
         scale = self._attention_scaling(layer) ** 2
-        cos_delta = ((cos_new * cos_old + sin_new * sin_old) / scale).view(heads, tokens, -1)
-        sin_delta = ((sin_new * cos_old - cos_new * sin_old) / scale).view(heads, tokens, -1)
+        if scale != 1.0:
+            cos_delta, sin_delta = cos_delta / scale, sin_delta / scale
         rotary = cos_delta.shape[-1]
         turned = keys[..., :rotary].float()
-        turned = turned * cos_delta + _rotate_half(turned) * sin_delta
-        return torch.cat([turned.to(keys.dtype), keys[..., rotary:]], -1)
+        turned = (turned * cos_delta + _rotate_half(turned) * sin_delta).to(keys.dtype)
+        if rotary == keys.shape[-1]:
+            return turned
+        return torch.cat([turned, keys[..., rotary:]], -1)
 
 
 def _flat(positions: Int[Tensor, "head axis token"]) -> Int[Tensor, "axis head_token"]:

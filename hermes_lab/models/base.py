@@ -10,6 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
@@ -140,9 +141,9 @@ class Adapter(ABC):
         """The dtype of decoder inputs."""
         return cast(Tensor, self.embedding.weight).dtype
 
-    @property
+    @cached_property
     def embedding(self) -> nn.Module:
-        """The input embedding of the decoder."""
+        """The input embedding of the decoder; looking it up anew for every tensor that is placed would cost time."""
         return cast(nn.Module, cast(Any, self.model).get_input_embeddings())
 
     # --- inputs ----------------------------------------------------------------------------

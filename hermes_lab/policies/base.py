@@ -86,7 +86,8 @@ class LayerView:
             admitted with, gathered with the survivors; NaN for tokens that have none yet.
         budget_tokens: what the layer may hold after this decision (as `Policy.budgets` says, before
             `adapt_budgets`); None without limit.
-        rotate: `rotate(keys, old_positions, new_positions)` re-rotates keys exactly (fp32 inside).
+        rotate: `rotate(keys, old_positions, new_positions)` re-rotates keys exactly (fp32 inside); one new position
+            [head, axis, 1] is where all of them go.
         rng: a generator seeded by (session seed, step, layer).
     """
 
@@ -136,7 +137,7 @@ class LayerView:
         """Keys before rotation (rotated back to position 0 on every axis)."""
         if self.keys is None or self.rotate is None:
             raise PolicyError("A policy that reads keys must declare Need.KEYS in its `needs`.")
-        return self.rotate(self.keys, self.positions, torch.zeros_like(self.positions))
+        return self.rotate(self.keys, self.positions, torch.zeros_like(self.positions[..., :1]))
 
     def mean_attention(self, name: str) -> Float[Tensor, "1 token"]:
         """Attention of one guidance (or "chunk"), averaged over heads and query rows."""
@@ -394,11 +395,14 @@ def top_newest(total: Float[Tensor, "head token"], count: int) -> Int[Tensor, "h
         return torch.arange(tokens, device=total.device).expand(total.shape[0], tokens)
     if count <= 0:
         return torch.empty(total.shape[0], 0, dtype=torch.long, device=total.device)
-    least = total.topk(count, dim=-1, sorted=True).values[:, -1:]
-    above, equal = total > least, total == least
-    room = count - above.sum(-1, keepdim=True)
-    newest = equal.flip(-1).cumsum(-1).flip(-1) <= room
-    return (above | (equal & newest)).nonzero()[:, 1].reshape(total.shape[0], count)
+    least = total.kthvalue(tokens - count + 1, dim=-1, keepdim=True).values
+    best = (total >= least).nonzero()[:, 1]
+    if best.shape[0] > total.shape[0] * count:  # several share the least value: some must go
+        above, equal = total > least, total == least
+        room = count - above.sum(-1, keepdim=True)
+        newest = equal.flip(-1).cumsum(-1).flip(-1) <= room
+        best = (above | (equal & newest)).nonzero()[:, 1]
+    return best.reshape(total.shape[0], count)
 
 
 def minmax(values: Float[Tensor, "head token"], eps: float = 1e-6) -> Float[Tensor, "head token"]:

@@ -329,17 +329,16 @@ class Hermes(Policy):
             return None
         if view.keys is None or view.values is None or view.rotate is None:
             raise PolicyError("The summary token of 'hermes' needs the layer's keys and values.")
-        stays = torch.zeros(view.tokens, dtype=torch.bool, device=view.ids.device)
-        stays[kept[0]] = True
-        evicted = (~stays).nonzero()[:, 0]
+        goes = torch.ones(view.tokens, dtype=torch.bool, device=view.ids.device)
+        evicted = goes.index_fill_(0, kept[0], False).nonzero()[:, 0]
+        positions = view.positions[0]
         if self.summary_position == "latest_evicted":
-            place, at = "sorted", view.positions[0, :, evicted[-1:]]
+            place, at = "sorted", positions[:, evicted[-1:]]
         else:
-            place, at = "end", view.positions[0, :, stays].amax(-1, keepdim=True) + 1
+            place, at = "end", positions.index_select(1, kept[0]).amax(-1, keepdim=True) + 1
         at_keys = evicted.to(view.keys.device)
         keys, values = (t.index_select(1, at_keys) for t in (view.keys, view.values))
-        target = at[None].expand(1, -1, len(evicted))
-        aligned = view.rotate(keys, view.positions[:1, :, evicted], target)
+        aligned = view.rotate(keys, positions.index_select(1, evicted)[None], at[None])
         return Merged(
             keys=aligned.float().mean(1, keepdim=True).to(keys.dtype),
             values=values.float().mean(1, keepdim=True).to(values.dtype),

@@ -250,7 +250,7 @@ class WithSummary(Wrapped):
         axes = view.positions.shape[1]
         old = view.positions.gather(2, evicted[:, None].expand(-1, axes, -1))
         keys = keys_of(view).gather(1, index)
-        turned = view.rotate(keys, old, last[None, :, None].expand_as(old))
+        turned = view.rotate(keys, old, last[None, :, None].expand(*old.shape[:2], 1))
         values = values_of(view).gather(1, index)
         assert view.keys is not None and view.values is not None
         return Merged(

@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -189,9 +189,11 @@ class Manifest:
         return manifest
 
 
-def _known(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
+def _known(
+    kind: type[ModelInfo | SourceInfo | Manifest], values: Mapping[str, Any]
+) -> dict[str, Any]:
     """The entries of `values` that are fields of a dataclass, a grid as the tuple it was."""
-    names = cast(Mapping[str, Any], kind.__dataclass_fields__)  # type: ignore[attr-defined]
+    names = {entry.name for entry in fields(kind)}
     chosen = {name: value for name, value in values.items() if name in names}
     if "grid" in chosen:
         chosen["grid"] = tuple(chosen["grid"])
