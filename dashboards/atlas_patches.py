@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import streamlit as st
 
+from dashboards.attention_rows import row_code, row_of, where_rows_are
 from dashboards.furniture import picture_offer
 from hermes_lab import figures
 from hermes_lab.errors import RecordingError
@@ -16,18 +17,10 @@ def patches(
     recording: Recording, summary: AttentionSummary, opening: str, layer: int, head: int
 ) -> None:
     """The patches of the chosen frames, where the recording kept the rows of this layer; `opening` is Python that gets `summary` and `recording`."""
-    rows = summary.rows.get(layer)
-    if rows is None:
-        kept = ", ".join(map(str, sorted(summary.rows)))
-        st.caption(
-            f"Patches: full rows of this reading are recorded in layers {kept}."
-            if kept
-            else "Patches: this reading keeps no full rows; record with level rows."
-        )
+    if layer not in summary.rows:
+        st.caption(f"Patches: {where_rows_are(summary)}")
         return
-    ids = summary.row_ids[layer]
-    mine = ids[min(head * len(ids) // rows.shape[0], len(ids) - 1)]
-    weight = rows[head].mean(0)
+    mine, weight = row_of(summary, layer, head)
     table = recording.tokens
     known = mine >= 0
     frame = np.where(known, table.column("frame")[np.maximum(mine, 0)], -1)
@@ -60,8 +53,7 @@ def patches(
             lambda: np.concatenate(tiles, 1), key="atlas-patches-files", name=f"patches-{layer}-{head}", alt=said,
             rows=(("frame", "row", "col", "weight"), shown),
             code=f"import numpy as np\nfrom PIL import Image\n\n{opening}"
-            f"rows, ids = summary.rows[{layer}], summary.row_ids[{layer}]\n"
-            f"mine = ids[min({head} * len(ids) // rows.shape[0], len(ids) - 1)]\nweight = rows[{head}].mean(0)\n"
+            f"{row_code(layer, head)}\n"
             "frame, row, col = (recording.tokens.column(c)[np.maximum(mine, 0)] for c in ('frame', 'row', 'col'))\n"
             f"tiles = []\nfor f in {sorted({f for f, *_ in shown})}:\n"
             "    here = (mine >= 0) & (frame == f) & (row >= 0)\n"

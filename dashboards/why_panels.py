@@ -6,6 +6,7 @@ import numpy as np
 import streamlit as st
 
 from dashboards import state
+from dashboards.attention_rows import row_of, where_rows_are
 from dashboards.canvas import draw_picture
 from dashboards.furniture import about, chart, offer, picture_offer
 from dashboards.scene import Scene
@@ -266,19 +267,13 @@ def _summary_code(chosen: str, recording: Recording) -> str:
 def exact(summary: AttentionSummary, layer: int, token: int) -> None:
     """The attention on the token itself, where the rows of its layer were kept."""
     if layer not in summary.rows:
-        kept = ", ".join(map(str, sorted(summary.rows)))
-        st.caption(
-            f"Full rows are recorded in layers {kept}."
-            if kept
-            else "This recording keeps no full rows."
-        )
+        st.caption(where_rows_are(summary))
         return
-    ids, rows = summary.row_ids[layer], summary.rows[layer]
     weights: list[float] = []
-    for head in range(rows.shape[0]):
-        mine = ids[min(head * len(ids) // rows.shape[0], len(ids) - 1)]
-        place = np.flatnonzero(mine == token)
-        weights.append(float(rows[head].mean(0)[place[0]]) if len(place) else 0.0)
+    for head in range(summary.rows[layer].shape[0]):
+        ids, weight = row_of(summary, layer, head)
+        place = np.flatnonzero(ids == token)
+        weights.append(float(weight[place[0]]) if len(place) else 0.0)
     best = int(np.argmax(weights))
     if not any(weights):
         st.caption(f"Layer {layer} did not hold the token when this question was read.")
