@@ -66,7 +66,7 @@ class Form:
             worlds: list[World] = []
             if self.source.world is not None:
                 seed, frames, camera = self.source.world
-                worlds = [World.generate(seed + n, frames, camera) for n in range(self.streams)]  # type: ignore[arg-type]
+                worlds = [World.generate(seed + n, frames, camera) for n in range(self.streams)]
             result = contest.hold(
                 shared_lab(model_named(self.model)), self.contestants, self.budget, source=self.source.path, fps=1.0,
                 chunk_frames=self.chunk, worlds=worlds, questions=self.questions, progress=progress,

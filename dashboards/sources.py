@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import get_args
 
 import streamlit as st
 
@@ -10,8 +11,10 @@ from dashboards.resources import things
 from dashboards.state import ViewState, initial
 from hermes_lab.errors import LabError
 from hermes_lab.worlds import HELD_OUT_SEEDS, bundled
+from hermes_lab.worlds.schedule import Camera
 
 CLIP, WORLD, UPLOAD, CAMERA = "Bundled clip", "Procedural world", "Upload", "Camera"
+CAMERAS: tuple[Camera, ...] = get_args(Camera)
 UPLOAD_TYPES = ["mp4", "mkv", "mov", "webm", "avi", "gif", "m4v", "ts"]
 
 
@@ -29,7 +32,7 @@ class Source:
     label: str
     spec: str
     max_frames: int | None = None
-    world: tuple[int, int, str] | None = None
+    world: tuple[int, int, Camera] | None = None
 
 
 def source_picker(view: ViewState) -> Source | None:
@@ -52,9 +55,7 @@ def source_picker(view: ViewState) -> Source | None:
         initial("w_camera", camera)
         seed = int(left.number_input("Seed", 0, HELD_OUT_SEEDS.stop - 1, key="w_seed"))
         frames = int(right.number_input("Frames", 8, 4096, step=8, key="w_frames"))
-        camera = (
-            st.segmented_control("Camera", ["still", "pan", "panzoom"], key="w_camera") or "still"
-        )
+        camera = st.segmented_control("Camera", CAMERAS, key="w_camera") or "still"
         spec = f"world:seed={seed},frames={frames}" + (
             "" if camera == "still" else f",camera={camera}"
         )
@@ -91,7 +92,7 @@ def _upload() -> Source | None:
     return kept
 
 
-def _from_spec(spec: str) -> tuple[str, int, int, str]:
+def _from_spec(spec: str) -> tuple[str, int, int, Camera]:
     """Kind, seed, frames and camera that a link asks for."""
     from hermes_lab.video.world import parse_world
 
@@ -100,8 +101,8 @@ def _from_spec(spec: str) -> tuple[str, int, int, str]:
             found = parse_world(spec)
         except LabError:
             return CLIP, 7, 120, "still"
-        camera = str(found.get("camera", "still"))
+        cameras = [c for c in CAMERAS if c == found.get("camera", "still")]
         seed, frames = int(found["seed"]), int(found["frames"])
-        if camera in ("still", "pan", "panzoom") and seed in HELD_OUT_SEEDS and 8 <= frames <= 4096:
-            return WORLD, seed, frames, camera
+        if cameras and seed in HELD_OUT_SEEDS and 8 <= frames <= 4096:
+            return WORLD, seed, frames, cameras[0]
     return CLIP, 7, 120, "still"

@@ -6,6 +6,7 @@ import ast
 import builtins
 import json
 from collections.abc import Iterable
+from typing import Any
 
 from streamlit.testing.v1 import AppTest
 
@@ -48,9 +49,9 @@ def _key(widget_id: str) -> str:
     return widget_id.split("-", 2)[2]
 
 
-def run(code: str) -> dict[str, object]:
+def run(code: str) -> dict[str, Any]:
     """Run a snippet as it stands, but open no window; returns its names."""
-    scope: dict[str, object] = {}
+    scope: dict[str, Any] = {}
     exec(compile(code.replace(".show()", ""), "<snippet>", "exec"), scope)
     return scope
 

@@ -68,13 +68,13 @@ def test_a_claim_stands_beside_its_null_with_its_verdict(reports: Path, open_pag
     assert any("findings-forest" in c.proto.id for c in app.get("plotly_chart"))
     assert "no_such_figure" in said  # the rest of the report is shown all the same
     codes = shown(complete(app))
-    table = run(one(codes, "result.table('profile')"))["result"].table("profile")  # type: ignore[attr-defined]
+    table = run(one(codes, "result.table('profile')"))["result"].table("profile")
     assert table.rows == made_up().tables[0].rows
     rows = run(one(codes, "forest("))["rows"]
     assert [r[2] for r in rows] == [
         finding.estimate.value,
         finding.panel.controls[0].estimate.value,
-    ]  # type: ignore[union-attr]
+    ]
 
 
 def test_a_damaged_report_is_one_sentence(reports: Path, open_page) -> None:

@@ -165,18 +165,18 @@ def test_policies_are_compared_beside_their_companions(
     assert "too few for intervals" in text_of(app)
     monkeypatch.chdir(runs)
     drawn = shown(complete(app))
-    assert run(one(drawn, "session.replay('fifo(budget_tokens=32)'"))["strip"].layers == 3  # type: ignore[attr-defined]
+    assert run(one(drawn, "session.replay('fifo(budget_tokens=32)'"))["strip"].layers == 3
     for call in ("memory_curves", "agreement_map", "accuracy_bars"):
         run(one(drawn, call))
     again = run(one(drawn, "contest.hold", "ttft_curves"))
     answers = app.dataframe[-1].value
-    for policy in again["result"].runs:  # type: ignore[attr-defined]
+    for policy in again["result"].runs:
         assert [a.text for a in policy.asked] == list(answers[policy.name])
     press(app, "Save")
     saved = runs / "policies" / "fifo.py"
     scope = {}
     exec(compile(saved.read_text(), str(saved), "exec"), scope)
-    assert scope["policy"].budget_tokens == 32  # type: ignore[attr-defined]
+    assert scope["policy"].budget_tokens == 32
 
 
 def test_a_link_reopens_the_policy_lab_as_it_was(open_page) -> None:
@@ -228,13 +228,13 @@ def test_tokens_of_the_running_stream_are_knocked_out_beside_random_ones(stream:
     said = text_of(stream)
     assert "log-probability moves by" in said
     knocked = run(one(shown(complete(stream)), "knock_out("))["reading"]
-    assert f"(logit {knocked.logit:.2f}" in said  # type: ignore[attr-defined]
-    assert f"moves by {knocked.targeted[1]:+.2f}" in said  # type: ignore[attr-defined]
+    assert f"(logit {knocked.logit:.2f}" in said
+    assert f"moves by {knocked.targeted[1]:+.2f}" in said
     stream.switch_page("views/atlas.py").run()
     sound(stream)
     stream.button_group(key="atlas-weighting").set_value("value-weighted").run()
     press(stream, "Read it")
     assert any("atlas-weighted" in c.proto.id for c in stream.get("plotly_chart"))
     weighted = run(one(shown(complete(stream)), "value_weighted("))["weighted"]
-    assert len(weighted) == 16  # type: ignore[arg-type]
-    assert sum(weighted) == pytest.approx(1)  # type: ignore[call-overload]
+    assert len(weighted) == 16
+    assert sum(weighted) == pytest.approx(1)
