@@ -8,8 +8,9 @@ import numpy as np
 import streamlit as st
 
 from dashboards import snippets, state
+from dashboards.film import FILM_FRAMES, film_of
 from dashboards.furniture import offer, picture_offer
-from dashboards.live_panels import FILM_FRAMES, NEWEST, film_of
+from dashboards.live_panels import NEWEST
 from dashboards.resources import retention_of
 from dashboards.scene import Scene, live_scene, recorded_scene
 from hermes_lab import figures

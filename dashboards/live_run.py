@@ -10,17 +10,20 @@ import streamlit as st
 from dashboards import live_panels as panels
 from dashboards import snippets, state
 from dashboards.controls import model_named, model_picker, policy_picker
+from dashboards.conversation import live_answers
 from dashboards.live_files import running_files
+from dashboards.on_the_way import live_way
 from dashboards.policy_text import full_spec
 from dashboards.resources import things
-from dashboards.scene import live_scene
+from dashboards.scene import Scene, live_scene
 from dashboards.sources import source_picker
 from dashboards.store import Store
-from dashboards.worker import UNPACED, StreamSettings, StreamWorker
+from dashboards.stream_view import UNPACED, StreamSettings, View
+from dashboards.worker import StreamWorker
 from hermes_lab.errors import LabError
 from hermes_lab.worlds import bundled
 
-TICK_S = 0.2
+TICK_S = 0.25  # the browser carries the stream's clock on in between
 IDLE_TICK_S = 1.0
 SPEEDS = {"1x": 1.0, "4x": 4.0, "8x": 8.0, "16x": 16.0, "as fast as it goes": UNPACED}
 USUAL_SPEED = "4x"
@@ -147,28 +150,51 @@ def live(view: state.ViewState) -> None:
         worker.ask(question)
         time.sleep(0.05)
     current = worker.latest()
-    moving = current.status in ("loading", "playing") or current.answering is not None
+    scene = scene_of(worker, current)
+    record = worker.settings.record
+    name = record.name if record else ""
+    panels.messages(worker, current)
+    place = st.container()  # the stage stands above its controls, which it obeys
+    panels.film_controls(current.layers)
+    panels.explained()
+    panels.which_policy(current.policy, worker.settings.model)
+    panels.clicked(scene, name)
+    if scene is not None:
+        live_answers(scene, current)
+    drawn = words_of(current, scene)
+    moving = is_moving(current)
 
     @st.fragment(run_every=TICK_S if moving else IDLE_TICK_S)
     def stage() -> None:
         now = worker.latest()
-        if (now.status in ("loading", "playing") or now.answering is not None) != moving:
+        scene = scene_of(worker, now)
+        if words_of(now, scene) != drawn:
             st.rerun(scope="app")
-        # Three places that are always there: a message that comes or goes moves nothing below it.
-        messages, moment, answers = st.container(), st.container(), st.container()
-        with messages:
-            panels.messages(worker, now)
-        scene = live_scene(worker, now)
-        if scene is None:
-            with moment:
-                panels.waiting(now)
-            return
-        record = worker.settings.record
-        with moment:
-            panels.stage(scene, recording_name=record.name if record else "", view=now)
-        with answers:
-            panels.live_answers(scene, now)
+        way = live_way(now, worker.settings.chunk_frames)
+        panels.tick(scene, way, panels.thumbnails_of(str(id(worker)), worker.picture), view=now)
 
-    with st.container():
+    with place:
         stage()
     running_files(worker)
+
+
+def is_moving(view: View) -> bool:
+    return view.status in ("loading", "playing") or view.answering is not None
+
+
+def scene_of(worker: StreamWorker, view: View) -> Scene | None:
+    """The newest moment, made once a step."""
+    step = None if view.snapshot is None else view.snapshot.step
+    return panels.remembered(
+        "scene-shown",
+        (id(worker), step, len(view.answers), view.policy),
+        lambda: live_scene(worker, view),
+    )
+
+
+def words_of(view: View, scene: Scene | None) -> tuple[object, ...]:
+    """What the page says in words beside the stage: it is drawn anew where this changes, and only then."""
+    return (
+        is_moving(view), view.status, view.error, view.notes, view.source_kind, view.policy, view.layers,
+        len(view.answers), panels.chosen_state(scene),
+    )  # fmt: skip

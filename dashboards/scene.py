@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,14 +12,16 @@ import numpy.typing as npt
 
 from dashboards.policy_text import short_spec
 from hermes_lab.figures import Strip, make_strip
-from hermes_lab.recording import Recording, Retention
+from hermes_lab.recording import Recording, Retention, TokenState
 from hermes_lab.snapshot import Answer, Snapshot
 from hermes_lab.tokens import TokenTable
 
 if TYPE_CHECKING:
-    from dashboards.worker import StreamWorker, View
+    from dashboards.stream_view import View
+    from dashboards.worker import StreamWorker
 
 Picture = npt.NDArray[np.uint8]
+SHORTEST_ROOM = 64
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,7 @@ class Scene:
     """One moment of a stream.
 
     Attributes:
-        seq: changes when the moment does.
+        seq: number of the step; the strip of a stream changes with it alone.
         ids, state: video tokens and their `TokenState`, [token], [layer, token].
         strip: the same at drawing size.
         grid: rows and columns of tokens in a frame.
@@ -49,6 +52,12 @@ class Scene:
     @property
     def frame(self) -> int:
         return self.snapshot.frames_seen - 1
+
+    @cached_property
+    def arrived_tokens(self) -> int:
+        """How many of the video tokens have come; a recording knows the later ones too."""
+        came = np.flatnonzero((self.state != TokenState.ABSENT).any(0))
+        return int(came[-1]) + 1 if len(came) else 0
 
     def column(self, name: str) -> npt.NDArray[np.generic]:
         """A column of the token table, for the video tokens."""
@@ -105,15 +114,18 @@ def live_scene(worker: StreamWorker, view: View) -> Scene | None:
         return None
     table, ids = view.table, view.ids
     row, col = table.column("row"), table.column("col")
-    expected = (view.expected_frames or 0) * max(view.tokens_per_frame, 0)
+    room = room_frames(view.snapshot.frames_seen, view.expected_frames)
     return Scene(
-        seq=view.seq,
+        seq=view.snapshot.step,
         snapshot=view.snapshot,
         table=table,
         ids=ids,
         state=view.states,
         strip=make_strip(
-            view.states, table.column("frame")[ids], table.column("time_s")[ids], room=expected
+            view.states,
+            table.column("frame")[ids],
+            table.column("time_s")[ids],
+            room=room * max(view.tokens_per_frame, 0),
         ),
         grid=(int(row.max(initial=0)) + 1, int(col.max(initial=0)) + 1),
         picture=worker.picture,
@@ -121,3 +133,11 @@ def live_scene(worker: StreamWorker, view: View) -> Scene | None:
         policy=view.policy,
         model=worker.settings.model,
     )
+
+
+def room_frames(seen: int, expected: int | None) -> int:
+    """How many frames a running strip keeps room for: a power of two, so that it grows seldom, and no more than come.
+
+    A strip with room for an hour would show the first minutes as a line.
+    """
+    return min(1 << max(seen, SHORTEST_ROOM - 1).bit_length(), expected or seen)

@@ -14,9 +14,8 @@ import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar
+from dataclasses import replace
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -25,85 +24,18 @@ import torch
 from dashboards import snippets
 from dashboards.limits import limits
 from dashboards.policy_text import full_spec
+from dashboards.stream_view import UNPACED, StreamSettings, View
 from dashboards.tracker import Tracker
 from hermes_lab import policies, video
 from hermes_lab.errors import LabError, RecordingError
 from hermes_lab.lab import Lab
 from hermes_lab.session import StreamSession
-from hermes_lab.snapshot import Answer, Snapshot
-from hermes_lab.tokens import TokenTable
 from hermes_lab.video import Frame, FrameSource
 
 T = TypeVar("T")
-Status = Literal["loading", "playing", "paused", "finished", "failed", "stopped"]
-UNPACED = 0.0  # speed at which frames are taken as fast as the model goes
-
 PICTURES_KEPT = 4096
 
 _LOG = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class StreamSettings:
-    """What to run.
-
-    Attributes:
-        source: as `hermes_lab.video.open` takes it; label: how to call it on the page and in the manifest.
-        model: name or folder; policy: `Policy.config()`.
-        speed: stream seconds per second; 0 runs as fast as the model goes.
-        record: folder of a new recording, or None.
-    """
-
-    source: str
-    label: str
-    model: str
-    policy: dict[str, Any]
-    fps: float = 1.0
-    chunk_frames: int = 4
-    speed: float = 4.0
-    max_frames: int | None = None
-    positions: str | None = None
-    seed: int = 0
-    record: Path | None = None
-    record_level: Literal["summary", "rows"] = "summary"
-    start_paused: bool = False
-
-
-@dataclass(frozen=True)
-class View:
-    """What a page draws; replaced as a whole, never changed.
-
-    Attributes:
-        seq: grows with every publication.
-        ids, states: video tokens so far and their `TokenState`, [token], [layer, token].
-        table: what every token is, as of the last step.
-        image: newest frame that arrived, RGB; waiting: frames that arrived but are not prefilled yet.
-        frames_per_s: stream frames prefilled per wall second over the last steps.
-        cache_bytes: (time_s, bytes) after every step.
-        answering: text so far of the answer being generated.
-        error: what went wrong, in a sentence; the stream may go on all the same.
-    """
-
-    seq: int = 0
-    status: Status = "loading"
-    snapshot: Snapshot | None = None
-    ids: npt.NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
-    states: npt.NDArray[np.int8] = field(default_factory=lambda: np.empty((0, 0), np.int8))
-    table: TokenTable = field(default_factory=TokenTable)
-    image: npt.NDArray[np.uint8] | None = None
-    waiting: int = 0
-    frames_arrived: int = 0
-    expected_frames: int | None = None
-    tokens_per_frame: int = 0
-    policy: str = ""
-    frames_per_s: float = float("nan")
-    cache_bytes: tuple[tuple[float, int], ...] = ()
-    answers: tuple[Answer, ...] = ()
-    answering: str | None = None
-    error: str | None = None
-    notes: tuple[str, ...] = ()
-    source_name: str = ""
-    source_kind: str = ""
 
 
 class StreamWorker:
@@ -266,7 +198,11 @@ class StreamWorker:
             fps=settings.fps,
             source={"name": settings.label, "kind": source.kind, "sha256": source.sha256()},
         )
-        self._publish(policy=full_spec(policy.config()))
+        self._publish(
+            policy=full_spec(policy.config()),
+            layers=self.session.engine.layers,
+            every_s=self._every_s(),
+        )
 
     def _stream(self, source: FrameSource) -> None:
         frames: Iterator[Frame] = iter(source)
@@ -290,7 +226,9 @@ class StreamWorker:
             if self._waiting and (full or ended):
                 self._feed()
             if ended and not self._waiting:
-                self._publish(status="finished", error=source.damage or self._view.error)
+                self._publish(
+                    status="finished", error=source.damage or self._view.error, next_due=None
+                )
 
     def _running(self) -> bool:
         return self._playing or self._steps_wanted > 0
@@ -312,7 +250,7 @@ class StreamWorker:
         now = time.monotonic()
         if now >= self._next_due:
             # after a slow step the clock starts afresh: the stream falls behind rather than rushes
-            self._next_due = max(self._next_due, now - 1.0) + 1 / (self.settings.fps * self._speed)
+            self._next_due = max(self._next_due, now - 1.0) + self._every_s()
             return True
         with suppress(queue.Empty):
             self._commands.get(True, min(self._next_due - now, 0.5))()
@@ -324,7 +262,18 @@ class StreamWorker:
             self._pictures[frame.index] = frame.image
             if len(self._pictures) > PICTURES_KEPT:
                 self._pictures.pop(next(iter(self._pictures)))
-        self._publish(image=frame.image, waiting=len(self._waiting), frames_arrived=frame.index + 1)
+        self._publish(
+            on_the_way=tuple((f.index, f.time_s) for f in self._waiting),
+            frames_arrived=frame.index + 1,
+            next_due=self._due(),
+        )
+
+    def _due(self) -> float | None:
+        paced = self._speed != UNPACED and self._playing
+        return self._next_due if paced else None
+
+    def _every_s(self) -> float:
+        return 1 / (self.settings.fps * self._speed) if self._speed != UNPACED else 1.0
 
     def _feed(self) -> None:
         assert self.session is not None
@@ -340,7 +289,7 @@ class StreamWorker:
         except LabError as problem:
             # the session is as it was: another policy may take the same frames
             self._playing, self._steps_wanted = False, 0
-            self._publish(status="paused", error=str(problem))
+            self._publish(status="paused", error=str(problem), next_due=None)
             return
         self._durations = [
             *self._durations[-7:],
@@ -356,7 +305,7 @@ class StreamWorker:
             table=table,
             ids=ids,
             states=states,
-            waiting=0,
+            on_the_way=(),
             tokens_per_frame=session.stream.tokens_per_frame,
             frames_per_s=count / max(seconds, 1e-9),
             cache_bytes=(*self._view.cache_bytes, (snapshot.time_s, snapshot.cache_bytes)),
@@ -371,16 +320,19 @@ class StreamWorker:
         self._next_due = time.monotonic()
         if self._view.status in ("playing", "paused"):
             error = None if playing else self._view.error
-            self._publish(status="playing" if playing else "paused", error=error)
+            self._publish(
+                status="playing" if playing else "paused", error=error, next_due=self._due()
+            )
 
     def _want_step(self) -> None:
         self._playing = False
         self._steps_wanted += 1
-        self._publish(error=None)
+        self._publish(error=None, next_due=None)
 
     def _set_speed(self, speed: float) -> None:
         self._speed = speed
         self._next_due = time.monotonic()
+        self._publish(next_due=self._due(), every_s=self._every_s())
 
     def _set_policy(self, config: dict[str, Any]) -> None:
         assert self.session is not None

@@ -9,13 +9,17 @@ import streamlit as st
 
 from dashboards import live_panels as panels
 from dashboards import state
+from dashboards.conversation import recorded_answers
 from dashboards.live_files import recorded_files
+from dashboards.on_the_way import replayed_way
 from dashboards.player import Player, index_at, next_step_s
+from dashboards.policy_text import short_spec
 from dashboards.resources import chosen_recording, retention_of
-from dashboards.scene import recorded_scene
+from dashboards.scene import Scene, recorded_scene
+from dashboards.store import stamp
 from hermes_lab.recording import Recording
 
-TICK_S = 0.2
+TICK_S = 0.25  # the browser carries the stream's clock on in between
 REPLAY, RUN = "Replay", "Run a model"
 
 
@@ -105,6 +109,24 @@ def replay(view: state.ViewState) -> None:
     key = f"player-{recording.folder}"
     st.session_state[key] = player
 
+    place = st.container()  # the stage stands above its controls, which it obeys
+    panels.film_controls(recording.layers)
+    panels.explained()
+    panels.which_policy(short_spec(recording.manifest.policy), recording.manifest.model.name)
+    name = state.read().recording
+
+    def scene_at(at_s: float) -> Scene:
+        index = index_at(recording, at_s)
+        return panels.remembered(
+            "scene-shown",
+            (stamp(recording.folder), index),
+            lambda: recorded_scene(recording, retention, index),
+        )
+
+    shown = scene_at(player.position(time.monotonic()))
+    panels.clicked(shown, name)
+    drawn = panels.chosen_state(shown)
+
     @st.fragment(run_every=TICK_S if player.playing else None)
     def stage() -> None:
         now = time.monotonic()
@@ -112,12 +134,17 @@ def replay(view: state.ViewState) -> None:
         if needle.playing and needle.ended(now):
             st.session_state[key] = needle.pause(now)
             st.rerun(scope="app")
-        scene = recorded_scene(recording, retention, index_at(recording, needle.position(now)))
-        panels.stage(scene, recording_name=state.read().recording, now_s=needle.position(now))
+        scene = scene_at(needle.position(now))
+        if panels.chosen_state(scene) != drawn:
+            st.rerun(scope="app")
+        way = replayed_way(
+            recording, scene, needle.position(now), needle.speed if needle.playing else 0.0
+        )
+        panels.tick(scene, way, panels.thumbnails_of(str(stamp(recording.folder)), scene.picture))
 
-    with st.container():  # keeps the place of what follows while the stage is redrawn
+    with place:
         stage()
-    panels.recorded_answers(recording)
+    recorded_answers(recording)
     recorded_files(recording)
 
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import struct
+from typing import Any
+
 from streamlit.testing.v1 import AppTest
 
 
@@ -31,3 +35,17 @@ def text_of(app: AppTest) -> str:
         app.title,
     )
     return "\n".join(str(e.value) for kind in kinds for e in kind)
+
+
+def unpacked(data: bytes) -> tuple[dict[str, Any], bytes]:
+    """Header and bytes of what a component was sent, as `browser/strip_parts.js` reads them."""
+    (length,) = struct.unpack("<I", data[:4])
+    return json.loads(data[4 : 4 + length]), data[4 + length :]
+
+
+def stage_of(app: AppTest) -> tuple[dict[str, Any], bytes]:
+    """What the Live page's stage was sent last."""
+    (found,) = (
+        c.proto for c in app.get("bidi_component") if c.proto.component_name == "hermes_lab_stage"
+    )
+    return unpacked(found.bytes)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import base64
 import io
-import json
-import struct
 import tomllib
 import zipfile
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -16,9 +15,9 @@ import pytest
 from PIL import Image
 
 from dashboards import furniture, snippets
-from dashboards.canvas import strip_payload
+from dashboards.canvas import packed, strip_head
+from dashboards.film import film_of
 from dashboards.limits import LARGEST_UPLOAD_BYTES
-from dashboards.live_panels import film_of
 from dashboards.player import Player, index_at
 from dashboards.policy_text import full_spec, short_spec
 from dashboards.scene import recorded_scene
@@ -29,6 +28,7 @@ from dashboards.tracker import Tracker
 from hermes_lab import figures, policies
 from hermes_lab.errors import RecordingError
 from hermes_lab.recording import Recording, RecordingWriter, TokenState
+from tests.app.pages import unpacked
 from tests.app.snippets import run, undefined
 from tests.recording_streams import Stream, manifest
 
@@ -135,10 +135,9 @@ def test_the_needle_shows_the_newest_step_that_is_over(recorded: Path) -> None:
 def test_what_the_canvas_is_sent_can_be_read_back() -> None:
     state = np.array([[1, 2, 3, 4, 0], [2, 2, 1, 1, 0]], np.int8)
     strip = figures.make_strip(state, np.arange(5), np.arange(5) / 2.0)
-    data = strip_payload(strip, seq=9, chosen=(1, 2))
-    (length,) = struct.unpack("<I", data[:4])
-    head = json.loads(data[4 : 4 + length])
-    codes = np.frombuffer(data[4 + length :], np.uint8).reshape(head["layers"], head["columns"])
+    data = packed(strip_head(strip, seq=9, chosen=(1, 2)), strip.codes().tobytes())
+    head, body = unpacked(data)
+    codes = np.frombuffer(body, np.uint8).reshape(head["layers"], head["columns"])
     assert ((codes & 7) == state).all()
     assert ((codes >> 3) == np.where(np.isin(state, (1, 4)), 31, 0)).all()
     assert head["time_s"] == [0.0, 0.5, 1.0, 1.5, 2.0]
@@ -239,17 +238,17 @@ def test_the_filmstrip_of_a_snippet_is_the_one_on_the_page(recorded: Path) -> No
 def test_a_picture_and_a_table_become_files_that_a_browser_reads(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    made: dict[str, object] = {}
+    made: dict[str, Any] = {}
     monkeypatch.setattr(furniture, "offer", lambda **what: made.update(what))
     picture = np.full((4, 6, 3), 200, np.uint8)
     furniture.picture_offer(
         lambda: picture, key="k", name="n", alt="a <b> & c", code="", rows=((), ())
     )
-    svg = ElementTree.fromstring(made["svg"]())  # type: ignore[operator]
+    svg = ElementTree.fromstring(made["svg"]())
     assert (svg.attrib["width"], svg[0].text) == ("6", "a <b> & c")
     png = base64.b64decode(svg[1].attrib["href"].split(",")[1])
     assert (np.asarray(Image.open(io.BytesIO(png))) == picture).all()
-    assert 'alt="a &lt;b&gt; &amp; c"' in made["html"]()  # type: ignore[operator]
+    assert 'alt="a &lt;b&gt; &amp; c"' in made["html"]()
     page = furniture._table_maker("t", (("x", "y"), [(1, None), ("<", 2)]))()
     body = ElementTree.fromstring(page[page.index("<table>") : page.index("</body>")])
     assert [[c.text or "" for c in row] for row in body.iter("tr")] == [

@@ -80,10 +80,21 @@ def go(page: Page, url: str) -> None:
     expect(page.get_by_test_id("stException")).to_have_count(0)
 
 
+def counted(page: Page, name: str) -> int:
+    """One of the counters in `dashboards/browser/strip_parts.js`; 0 until something was painted."""
+    return page.evaluate("name => window[name] || 0", name)
+
+
+def wait_for_count(page: Page, name: str, least: int) -> None:
+    page.wait_for_function("([name, least]) => (window[name] || 0) >= least", arg=[name, least])
+
+
 def start(page: Page, address: str, frames: int) -> None:
+    """Start a stream, and wait until a frame of it is drawn."""
     go(page, address + RUN_LINK.format(frames=frames))
     page.get_by_role("button", name="Start", exact=True).click()
     expect(page.locator("canvas.strip")).to_be_visible(timeout=PATIENCE_MS)
+    expect(page.locator("figcaption")).to_contain_text("frame")
 
 
 @pytest.mark.parametrize("path", PAGES)
@@ -128,19 +139,41 @@ def test_the_strip_can_be_walked_with_the_keyboard(page: Page, address: str) -> 
 def test_replay_plays_and_pauses(page: Page, address: str) -> None:
     go(page, f"{address}/?step=0")
     page.get_by_role("button", name="Play", exact=True).click()
-    page.wait_for_function("(window.__hermesStripChanges || 0) >= 3")
+    wait_for_count(page, "__hermesStripSteps", 3)
     page.get_by_role("button", name="Pause", exact=True).click()
     expect(page.get_by_text("After step")).to_be_visible()
     settled(page)
-    before = page.evaluate("window.__hermesStripChanges")
+    before = counted(page, "__hermesStripChanges")
     page.wait_for_timeout(1500)
-    assert page.evaluate("window.__hermesStripChanges") == before
+    assert counted(page, "__hermesStripChanges") == before
     assert "step=" in page.url
+
+
+def test_the_strip_moves_between_two_messages_and_only_while_the_stream_does(
+    page: Page, address: str
+) -> None:
+    """The recording's frames come one a second: in between the browser carries the clock on by itself."""
+    go(page, f"{address}/?step=0&speed=1")
+    page.get_by_role("button", name="Play", exact=True).click()
+    wait_for_count(page, "__hermesStripSteps", 3)
+    wait_for_count(page, "__hermesStripChanges", 3 * counted(page, "__hermesStripSteps"))
+    expect(page.locator(".film .coming")).to_have_count(1)
+    expect(page.get_by_text("on its way", exact=True)).to_be_visible()
+    expect(page.locator("figcaption")).to_contain_text("of the next chunk")
+
+
+def test_a_frame_of_the_filmstrip_is_chosen_with_the_keyboard(page: Page, address: str) -> None:
+    go(page, f"{address}/?step=5")
+    tile = page.get_by_role("button", name=re.compile(r"^frame 0 at 0\.0 s"))
+    tile.focus()
+    page.keyboard.press("Enter")
+    expect(page.get_by_text(re.compile(r"frame 0, row"))).to_be_visible()
+    assert "frame=0" in page.url
 
 
 def test_a_stream_is_played_asked_paused_and_its_policy_changed(page: Page, address: str) -> None:
     start(page, address, frames=512)
-    page.wait_for_function("(window.__hermesStripChanges || 0) >= 4")
+    wait_for_count(page, "__hermesStripSteps", 4)
     box = page.get_by_placeholder("Ask the stream something, at any time")
     box.fill("what was the first object")
     box.press("Enter")
@@ -170,8 +203,7 @@ def test_two_tabs_do_not_disturb_each_other(page: Page, browser: Browser, addres
     settled(second, PATIENCE_MS / 1000)
     expect(second.get_by_text("Choose a source, a model and a policy")).to_be_visible()
     other.close()
-    changes = page.evaluate("window.__hermesStripChanges")
-    page.wait_for_function(f"window.__hermesStripChanges > {changes}")
+    wait_for_count(page, "__hermesStripSteps", counted(page, "__hermesStripSteps") + 2)
     page.get_by_role("button", name="Stop", exact=True).click()
     expect(page.get_by_text("Choose a source, a model and a policy")).to_be_visible()
 
