@@ -108,7 +108,7 @@ class Recipe:
     imitation_weight: float = 10.0
     lookup_from: float = 0.3
     lookup_until: float = 0.6
-    lookup_weight: float = 0.3
+    lookup_weight: float = 0.6
     gap_p: float = 0.4
     gap_reach_tokens: int = 2400
     moving_camera_p: float = 0.15

@@ -19,6 +19,19 @@ Settings = dict[str, dict[str, Any]]
 """Processor files of a checkpoint: contents by file name."""
 
 
+PREPARED: dict[str, Any] = {
+    "resample": 3,
+    "do_resize": True,
+    "do_rescale": True,
+    "rescale_factor": 1 / 255,
+    "do_normalize": True,
+    "image_mean": [0.5, 0.5, 0.5],
+    "image_std": [0.5, 0.5, 0.5],
+    "do_convert_rgb": True,
+}
+"""How frames are prepared in every family: as training prepares them."""
+
+
 class Family(ABC):
     """One family; subclasses live one per file and are found by `hermes_lab.pocket.families.family`."""
 
@@ -111,11 +124,7 @@ class Family(ABC):
 
 @torch.no_grad()
 def scale_matrices(module: nn.Module) -> None:
-    """Give matrices the scale of their inputs: stock weights start too small to train from scratch.
-
-    With `pocket`'s projector scaled, perception names the colours of .88 of the cells after 60 steps of 64
-    frames; without, of none (one run each, the tower of a smoke run).
-    """
+    """Give matrices the scale of their inputs: stock weights start too small to train from scratch."""
     for parameter in module.parameters():
         if parameter.ndim >= 2:
             parameter.normal_(0, parameter[0].numel() ** -0.5)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration
 
 from hermes_lab.pocket.config import PocketConfig
-from hermes_lab.pocket.family import Family, Settings, scale_matrices
+from hermes_lab.pocket.family import PREPARED, Family, Settings, scale_matrices
 from hermes_lab.pocket.vocabulary import CHAT_TEMPLATE, IMAGE, VIDEO, WORDS
 
 
@@ -51,16 +51,8 @@ class LlavaOnevisionFamily(Family):
     def processor(self, config: PocketConfig) -> Settings:
         """See `Family.processor`."""
         side = config.vision.image_px
-        common: dict[str, Any] = {
-            "do_resize": True,
+        common: dict[str, Any] = PREPARED | {
             "size": {"height": side, "width": side},
-            "resample": 3,
-            "do_rescale": True,
-            "rescale_factor": 1 / 255,
-            "do_normalize": True,
-            "image_mean": [0.5, 0.5, 0.5],
-            "image_std": [0.5, 0.5, 0.5],
-            "do_convert_rgb": True,
         }
         return {
             "preprocessor_config.json": common

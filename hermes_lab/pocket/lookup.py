@@ -1,9 +1,8 @@
 """A nudge for a while: when questions name an object, some head above the middle looks at it.
 
 A question about an object's past needs a head that finds the object's tokens by its name, among thousands.
-From one-word answers alone no such head forms: with 128 frames the named object got a few hundredths of any
-head's attention, and answers were right only for the first objects of a stream. So for a part of the
-decoder's training, the attention on the named object is pushed up in that head of the upper layers which
+From one-word answers alone none formed in streams of 128 frames: answers were right for the first objects of
+a stream and guesses for later ones (the model card has the figures). So for a part of the decoder's training, the attention on the named object is pushed up in that head of the upper layers which
 gives it most over all questions of a batch (one head for all: the best head per question would let heads
 share out the objects among them, whatever is asked). Which layer and head that is is left to training, and
 afterwards nothing asks for it any more.

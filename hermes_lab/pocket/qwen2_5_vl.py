@@ -15,7 +15,7 @@ from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from hermes_lab.models.preprocess import temporal_patches
 from hermes_lab.pocket.config import SYSTEM_PROMPT, TOKENS_PER_FRAME, PocketConfig
-from hermes_lab.pocket.family import Family, Settings, scale_matrices
+from hermes_lab.pocket.family import PREPARED, Family, Settings, scale_matrices
 from hermes_lab.pocket.vocabulary import IMAGE, VIDEO, WORDS
 
 VIDEO_START, VIDEO_END, VIDEO_PAD, IMAGE_PAD = (
@@ -92,19 +92,11 @@ class Qwen2_5VLFamily(Family):
         """See `Family.processor`; the pixel budget of a frame is a square of `image_px`."""
         vision = config.vision
         area = vision.image_px**2
-        common: dict[str, Any] = {
+        common: dict[str, Any] = PREPARED | {
             "size": {"shortest_edge": area, "longest_edge": area},
             "patch_size": vision.patch_px,
             "merge_size": _MERGE,
             "temporal_patch_size": 1,
-            "resample": 3,
-            "do_resize": True,
-            "do_rescale": True,
-            "rescale_factor": 1 / 255,
-            "do_normalize": True,
-            "image_mean": [0.5, 0.5, 0.5],
-            "image_std": [0.5, 0.5, 0.5],
-            "do_convert_rgb": True,
         }
         return {
             "preprocessor_config.json": common | {"image_processor_type": "Qwen2VLImageProcessor"},
