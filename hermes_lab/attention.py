@@ -173,15 +173,13 @@ def stream_attention(
         return weigh(pattern, value), None
     if current.kind == "guidance" and current.on_rows is not None:
         # every row is read here: the pattern is there already, attending with it is cheaper than SDPA
-        if mask is not None and not current.knockouts:  # all that is cached is seen by every row
-            mask = mask[..., key.shape[2] - query.shape[2] :]
-        pattern = pattern_of(query, key, mask, scale)
+        pattern = pattern_of(query, key, _own(mask, current, query.shape[2]), scale)
         current.on_rows(layer, pattern[0])
         if layer == current.last_layer:
             raise Enough
         return weigh(pattern, value), None
     if current.on_rows is not None and current.rows is not None:
-        some = _rows(mask, current.rows, query.shape[2], key)
+        some = _own(_rows(mask, current.rows, query.shape[2], key), current, query.shape[2])
         current.on_rows(layer, pattern_of(query[:, :, current.rows], key, some, scale)[0])
     if current.on_received is not None:
         current.on_received(layer, _received(query, key, mask, scale))
@@ -242,6 +240,11 @@ def _rows(mask: Tensor | None, rows: slice, new: int, key: Tensor) -> Tensor | N
     if mask is None and new > 1:
         mask = _whole(None, new, key.shape[2], key.device)
     return mask if mask is None or mask.shape[2] == 1 else mask[:, :, rows]
+
+
+def _own(mask: Tensor | None, current: Pass, new: int) -> Tensor | None:
+    """The columns of a mask that hide anything: without knockouts every row sees all that is cached."""
+    return mask if mask is None or current.knockouts else mask[..., mask.shape[-1] - new :]
 
 
 def pattern_of(

@@ -85,18 +85,18 @@ class Summarizer:
             unknown = (ids < 0)[:, :, None]
 
             def column(name: str, named: IntArray = named) -> Tensor:
-                return torch.from_numpy(self._table.column(name)[named])[:, :, None]
+                return torch.from_numpy(self._table.column(name).take(named))[:, :, None]
 
             frame = column("frame").long().masked_fill_(unknown, -1)
             role = column("role").long().masked_fill_(unknown, int(Role.TEXT))
             heads = (len(layers), self._heads)
             frame_mass[where] = _bin(cached, frame, self._frames).reshape(*heads, -1)
-            by_role = _bin(cached, role, len(Role))
+            mean_age, by_role = _age_and_roles(cached, self._now_s - column("time_s"), role)
             by_role[..., Role.TEXT] += mass[..., ids.shape[-1] :].sum(-1)
             role_mass[where] = by_role.reshape(*heads, -1)
             entropy[where] = torch.stack([self._entropy[n] for n in layers]).cpu()
             sink[where] = cached[..., 0].reshape(heads) if cached.shape[-1] else 0.0
-            age[where] = _mean_age(cached, self._now_s - column("time_s")).reshape(heads)
+            age[where] = mean_age.reshape(heads)
         return AttentionSummary(
             group=self._group,
             frame_mass=frame_mass,
@@ -121,14 +121,18 @@ def _entropy(rows: Float[Tensor, "query_head row token"]) -> Float[Tensor, " que
     return torch.linalg.vecdot(safe, logs) / -count
 
 
-def _mean_age(
-    mass: Float[Tensor, "layer set head token"], age_s: Float[Tensor, "layer set 1 token"]
-) -> Float[Tensor, "layer set head"]:
-    """Age of what is attended, weighted by attention; NaN where nothing that has a time is."""
+def _age_and_roles(
+    mass: Float[Tensor, "layer set head token"],
+    age_s: Float[Tensor, "layer set 1 token"],
+    role: Int[Tensor, "layer set 1 token"],
+) -> tuple[Float[Tensor, "layer set head"], Float[Tensor, "layer set head role"]]:
+    """Mean age of what is attended (NaN where nothing that has a time is) and mass by role, in one product."""
     timed = ~age_s.isnan()
-    columns = torch.cat([age_s.nan_to_num(0.0) * timed, timed.float()], 2)
-    weighted, total = (mass @ columns.transpose(2, 3)).unbind(-1)
-    return torch.where(total > 0, weighted / total, float("nan"))
+    roles = role == torch.arange(len(Role))[:, None]
+    columns = torch.cat([age_s.nan_to_num(0.0) * timed, timed.float(), roles.float()], 2)
+    summed = mass @ columns.transpose(2, 3)
+    weighted, total = summed[..., 0], summed[..., 1]
+    return torch.where(total > 0, weighted / total, float("nan")), summed[..., 2:]
 
 
 def _alike(mass: dict[int, Tensor], ids: dict[int, Tensor]) -> list[list[int]]:

@@ -49,6 +49,18 @@ def test_moved_keys_equal_keys_rotated_there_in_the_first_place(
         assert_moved(there, then)
 
 
+@pytest.mark.parametrize("heads", [1, 2])
+def test_one_new_position_is_where_all_keys_go(model: Model, heads: int) -> None:
+    rope, axes = model[0].engine.rope, model[0].engine.rope.axes
+    rng = torch.Generator().manual_seed(0)
+    keys = torch.randn(2, 40, Literal(model[1]).dim, generator=rng)
+    old = torch.randint(0, 300, (heads, axes, 40), generator=rng)
+    new = torch.randint(0, 300, (heads, axes, 1), generator=rng)
+    moved = rope.rotate(keys, old, new, 0)
+    assert torch.equal(moved, rope.rotate(keys, old, new.expand_as(old).clone(), 0))
+    assert_moved(moved, keys)
+
+
 def test_an_extended_rotary_variant_scales_keys_once() -> None:
     """YaRN multiplies both tables by its attention factor; a moved key must carry it once."""
     config = Qwen2Config(

@@ -61,6 +61,10 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "mix raises": ({"mix": boom}, r"failed in mix\(\)"),
     "mix loses a layer": ({"mix": lambda self, scores, views: scores[1:]}, r"3 scores from mix\(\) for 4"),
+    "score is NaN in one layer": (
+        {"score": lambda self, view: torch.full((1, view.tokens), torch.nan if view.layer == 1 else 0.0)},
+        r"NaN from score\(\) at layer 1",
+    ),
     "mix makes NaN": (
         {"mix": lambda self, scores, views: [Scores(s.total / 0) for s in scores]}, r"NaN from mix\(\)",
     ),
