@@ -168,10 +168,12 @@ def check_positions(positions: Sequence[int] | None, length: int) -> tuple[int, 
     """Positions within a turn of `length` tokens, counted from its start; None: all.
 
     Raises:
-        LabError: one lies outside.
+        LabError: one lies outside, or there are none.
     """
     if positions is None:
         return tuple(range(length))
+    if not positions:
+        raise LabError("No positions were given: name at least one, or give None for all of them.")
     for position in positions:
         if not -length <= position < length:
             raise LabError(

@@ -211,6 +211,7 @@ def test_bad_answers_and_positions_are_named(model: Model) -> None:
         (lambda: lens.logit_lens(session, QUESTION, [10**6]), "not in the vocabulary"),
         (lambda: lens.logit_lens(session, QUESTION, []), "at least one answer"),
         (lambda: lens.logit_lens(session, QUESTION, positions=[99]), "Position 99 lies outside"),
+        (lambda: lens.logit_lens(session, QUESTION, positions=[]), "No positions were given"),
         (lambda: lens.logit_difference(session, QUESTION, "ab", "ac"), "begin with the same token"),
     ):
         with pytest.raises(LabError, match=sentence):
