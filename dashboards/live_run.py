@@ -12,7 +12,7 @@ from dashboards import snippets, state
 from dashboards.controls import model_named, model_picker, policy_picker
 from dashboards.conversation import live_answers
 from dashboards.live_files import running_files
-from dashboards.on_the_way import live_way
+from dashboards.on_the_way import live_way, tick_s
 from dashboards.policy_text import full_spec
 from dashboards.resources import things
 from dashboards.scene import Scene, live_scene
@@ -23,7 +23,6 @@ from dashboards.worker import StreamWorker
 from hermes_lab.errors import LabError
 from hermes_lab.worlds import bundled
 
-TICK_S = 0.25  # the browser carries the stream's clock on in between
 IDLE_TICK_S = 1.0
 SPEEDS = {"1x": 1.0, "4x": 4.0, "8x": 8.0, "16x": 16.0, "as fast as it goes": UNPACED}
 USUAL_SPEED = "4x"
@@ -164,7 +163,7 @@ def live(view: state.ViewState) -> None:
     drawn = words_of(current, scene)
     moving = is_moving(current)
 
-    @st.fragment(run_every=TICK_S if moving else IDLE_TICK_S)
+    @st.fragment(run_every=tick_s(current.every_s) if moving else IDLE_TICK_S)
     def stage() -> None:
         now = worker.latest()
         scene = scene_of(worker, now)

@@ -52,8 +52,8 @@ class View:
         table: what every token is, as of the last step.
         layers: of the model; 0 before it is loaded.
         on_the_way: number and stream time of the frames that arrived but are not prefilled yet.
-        next_due: `time.monotonic()` at which the next frame is due, every_s: wall seconds between two; None where the
-            stream stands still or is not paced.
+        next_due: `time.monotonic()` at which the next frame is due, None where the stream stands still or is not
+            paced; every_s: wall seconds from one frame to the next, 0 where it is not paced.
         frames_per_s: stream frames prefilled per wall second over the last steps.
         cache_bytes: (time_s, bytes) after every step.
         answering: text so far of the answer being generated.

@@ -273,7 +273,7 @@ class StreamWorker:
         return self._next_due if paced else None
 
     def _every_s(self) -> float:
-        return 1 / (self.settings.fps * self._speed) if self._speed != UNPACED else 1.0
+        return 1 / (self.settings.fps * self._speed) if self._speed != UNPACED else 0.0
 
     def _feed(self) -> None:
         assert self.session is not None
