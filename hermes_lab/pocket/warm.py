@@ -24,13 +24,9 @@ from hermes_lab.pocket.config import PocketConfig, Stage, TextShape
 from hermes_lab.pocket.families import family
 
 _DECODERS = ("qwen2", "qwen2_5_vl_text")
-_STAGES = (
-    Stage(16, 10, 48, 0.10),
-    Stage(32, 4, 48, 0.25),
-    Stage(64, 2, 72, 0.25),
-    Stage(128, 1, 96, 0.40),
-)
-_DECODER_MINUTES = 15.0
+_STAGES = (Stage(32, 4, 48, 0.10), Stage(64, 2, 96, 0.25), Stage(128, 1, 144, 0.65))
+_PERCEPTION_MINUTES, _DECODER_MINUTES = 6.0, 9.0
+_LOOKUP_UNTIL, _DECAY_FROM = 0.4, 0.6
 _GENTLER = 1 / 3
 """Rates of a decoder that is already trained, relative to one that is not."""
 
@@ -67,7 +63,11 @@ def warmed(config: PocketConfig, source: str) -> PocketConfig:
     recipe = replace(
         config.recipe,
         stages=_STAGES,
+        perception_minutes=_PERCEPTION_MINUTES,
         decoder_minutes=_DECODER_MINUTES,
+        lookup_from=0.0,
+        lookup_until=_LOOKUP_UNTIL,
+        decay_from=_DECAY_FROM,
         decoder_rate=_GENTLER,
     )
     return replace(config, init_from=source, text=shape, recipe=recipe)
