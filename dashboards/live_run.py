@@ -12,7 +12,7 @@ from dashboards import snippets, state
 from dashboards.controls import model_named, model_picker, policy_picker
 from dashboards.conversation import live_answers
 from dashboards.live_files import running_files
-from dashboards.on_the_way import live_way, tick_s
+from dashboards.on_the_way import TICK_S, live_way
 from dashboards.policy_text import full_spec
 from dashboards.resources import things
 from dashboards.scene import Scene, live_scene
@@ -163,7 +163,7 @@ def live(view: state.ViewState) -> None:
     drawn = words_of(current, scene)
     moving = is_moving(current)
 
-    @st.fragment(run_every=tick_s(current.every_s) if moving else IDLE_TICK_S)
+    @st.fragment(run_every=TICK_S if moving else IDLE_TICK_S)
     def stage() -> None:
         now = worker.latest()
         scene = scene_of(worker, now)

@@ -16,15 +16,9 @@ if TYPE_CHECKING:
     from dashboards.stream_view import View
 
 
-FAST_TICK_S, SLOW_TICK_S = 0.25, 0.5
-
-
-def tick_s(every_s: float) -> float:
-    """Seconds between two messages to a page whose stream brings a frame every so many seconds.
-
-    Twice a frame is enough: the browser carries the clock on in between.
-    """
-    return min(max(every_s / 2, FAST_TICK_S), SLOW_TICK_S)
+TICK_S = 0.45
+"""Seconds between two messages to the page: each costs the browser some 60 ms, and the page carries the clock on in
+between."""
 
 
 @dataclass(frozen=True)

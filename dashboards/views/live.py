@@ -11,7 +11,7 @@ from dashboards import live_panels as panels
 from dashboards import state
 from dashboards.conversation import recorded_answers
 from dashboards.live_files import recorded_files
-from dashboards.on_the_way import replayed_way, tick_s
+from dashboards.on_the_way import TICK_S, replayed_way
 from dashboards.player import Player, index_at, next_step_s
 from dashboards.policy_text import short_spec
 from dashboards.resources import chosen_recording, retention_of
@@ -125,9 +125,8 @@ def replay(view: state.ViewState) -> None:
     shown = scene_at(player.position(time.monotonic()))
     panels.clicked(shown, name)
     drawn = panels.chosen_state(shown)
-    every_s = player.end_s / max(shown.table.column("frame").max(initial=0), 1)  # of stream time
 
-    @st.fragment(run_every=tick_s(every_s / player.speed) if player.playing else None)
+    @st.fragment(run_every=TICK_S if player.playing else None)
     def stage() -> None:
         now = time.monotonic()
         needle: Player = st.session_state[key]

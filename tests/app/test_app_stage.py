@@ -14,7 +14,7 @@ from PIL import Image
 from streamlit.testing.v1 import AppTest
 
 from dashboards.film import FILM_FRAMES, film_of
-from dashboards.on_the_way import OnTheWay, live_way, replayed_way, tick_s
+from dashboards.on_the_way import OnTheWay, live_way, replayed_way
 from dashboards.scene import Scene, recorded_scene, room_frames
 from dashboards.stage import Moment, Thumbnails, numbers, payload, span
 from dashboards.stream_view import StreamSettings, View
@@ -146,11 +146,6 @@ def test_a_strip_keeps_room_for_about_as_much_as_came(
     seen: int, expected: int | None, room: int
 ) -> None:
     assert room_frames(seen, expected) == room
-
-
-def test_a_page_hears_of_a_stream_about_twice_a_frame() -> None:
-    ticks = {every: tick_s(every) for every in (0.0, 0.125, 0.25, 0.8, 1.0, 60.0)}
-    assert ticks == {0.0: 0.25, 0.125: 0.25, 0.25: 0.25, 0.8: 0.4, 1.0: 0.5, 60.0: 0.5}
 
 
 def test_spans_of_numbers() -> None:
