@@ -74,6 +74,15 @@ def page(browser: Browser) -> Iterator[Page]:
     assert [s for s in said if "_stcore/" not in s] == []
 
 
+STILL = """selector => {
+  const r = document.querySelector(selector).getBoundingClientRect(), now = [r.x, r.y, r.width, r.height].join();
+  const same = window.__stood === now;
+  window.__stood = now;
+  return same;
+}"""
+"""Whether an element stood still since the last look: where it was before is not where to click."""
+
+
 def go(page: Page, url: str) -> None:
     page.goto(url)
     settled(page, PATIENCE_MS / 1000)
@@ -221,6 +230,7 @@ def test_a_clicked_head_of_the_atlas_shows_its_frames(page: Page, address: str) 
     go(page, f"{address}/atlas?layer=0&head=0")
     plot = page.locator(".js-plotly-plot").first
     expect(plot).to_be_visible()
+    page.wait_for_function(STILL, arg=".js-plotly-plot", polling=400)
     spot = plot.evaluate(
         "p => { const x = p._fullLayout.xaxis, y = p._fullLayout.yaxis, r = p.getBoundingClientRect();"
         " return [r.left + x._offset + x.d2p(2), r.top + y._offset + y.d2p(3)]; }"
