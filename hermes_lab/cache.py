@@ -17,6 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
+from hermes_lab.alike import alike
 from hermes_lab.models.cursor import Cursor
 from hermes_lab.policies.base import Codec
 
@@ -71,37 +72,7 @@ class LayerState:
 
     def select(self, index: Int[Tensor, "head kept"]) -> LayerState:
         """Keep the tokens at `index` (ascending), per KV head where `index` has that many rows."""
-        assert self.keys is not None and self.values is not None
-        heads = max(index.shape[0], self.ids.shape[0])
-        wide = index.expand(heads, -1)
-        at = wide.to(self.keys.device)
-
-        def chosen(states: Tensor) -> Tensor:
-            # whole rows of 2-D and 3-D tensors: several times faster than gather on CPUs
-            if heads == 1:
-                return states[0].index_select(1, at[0])[None]
-            rows = zip(states[0].unbind(), at, strict=True)
-            return torch.stack([head.index_select(0, index) for head, index in rows])[None]
-
-        if heads == 1:
-            ids = self.ids.index_select(1, index[0])
-            positions = self.positions.index_select(2, index[0])
-        else:
-            ids = self.ids.expand(heads, -1).gather(1, wide)
-            positions = self.positions.expand(heads, -1, -1)
-            positions = positions.gather(2, wide[:, None].expand(-1, positions.shape[1], -1))
-        carried: dict[str, Tensor] = {}
-        for name, value in self.carried.items():
-            rows = max(heads, value.shape[0])  # state may be finer than the shared token set
-            carried[name] = value.expand(rows, -1).gather(1, wide.expand(rows, -1))
-        return replace(
-            self,
-            keys=chosen(self.keys),
-            values=chosen(self.values),
-            ids=ids,
-            positions=positions,
-            carried=MappingProxyType(carried),
-        )
+        return select_layers([self], [index])[0]
 
     def append(
         self,
@@ -116,6 +87,15 @@ class LayerState:
             keys = torch.cat([self.keys, keys.to(self.keys.dtype)], 2)
             values = torch.cat([self.values, values.to(self.values.dtype)], 2)
         return self.with_metadata(ids, positions, keys=keys, values=values)
+
+    def carry(self, named: Mapping[str, Float[Tensor, "head token"]], start: int) -> LayerState:
+        """Put per-token state of a policy beside the tokens from `start` on, which it describes."""
+        carried = dict(self.carried)
+        for name, value in named.items():
+            full = value.new_full((value.shape[0], self.tokens), float("nan"), dtype=torch.float32)
+            full[:, start:] = value
+            carried[name] = full
+        return replace(self, carried=MappingProxyType(carried))
 
     def with_metadata(
         self,
@@ -139,6 +119,57 @@ class LayerState:
             positions=torch.cat([self.positions, positions.expand(heads, -1, -1)], 2),
             carried=MappingProxyType(carried),
         )
+
+
+def select_layers(
+    states: Sequence[LayerState], indices: Sequence[Int[Tensor, "head kept"]]
+) -> list[LayerState]:
+    """`LayerState.select` of many layers; ids and positions of layers that are alike are gathered together."""
+    chosen = list(states)
+    keys = [(s.ids.shape, s.positions.shape, i.shape) for s, i in zip(states, indices, strict=True)]
+    for layers in alike(keys):
+        first, index = states[layers[0]], indices[layers[0]]
+        heads, axes = max(index.shape[0], first.ids.shape[0]), first.positions.shape[1]
+        at = torch.stack([indices[n].expand(heads, -1) for n in layers])
+        ids = torch.stack([states[n].ids.expand(heads, -1) for n in layers]).gather(2, at)
+        places = torch.stack([states[n].positions.expand(heads, -1, -1) for n in layers])
+        places = places.gather(3, at[:, :, None].expand(-1, -1, axes, -1))
+        rows = zip(layers, at.unbind(), ids.unbind(), places.unbind(), strict=True)
+        for n, where, *named in rows:
+            chosen[n] = _selected(states[n], where, *named)
+    return chosen
+
+
+def _selected(
+    state: LayerState,
+    index: Int[Tensor, "head kept"],
+    ids: Int[Tensor, "head kept"],
+    positions: Int[Tensor, "head axis kept"],
+) -> LayerState:
+    """One layer of `select_layers`, its ids and positions gathered already."""
+    assert state.keys is not None and state.values is not None
+    heads, at = index.shape[0], index.to(state.keys.device)
+
+    def chosen(states: Tensor) -> Tensor:
+        # whole rows of 2-D and 3-D tensors: several times faster than gather on CPUs
+        if heads == 1:
+            return states[0].index_select(1, at[0])[None]
+        rows = zip(states[0].unbind(), at, strict=True)
+        return torch.stack([head.index_select(0, index) for head, index in rows])[None]
+
+    carried: dict[str, Tensor] = {}
+    for name, value in state.carried.items():
+        rows = max(heads, value.shape[0])  # state may be finer than the shared token set
+        carried[name] = value.expand(rows, -1).gather(1, index.expand(rows, -1))
+    return LayerState(
+        keys=chosen(state.keys),
+        values=chosen(state.values),
+        ids=ids,
+        positions=positions,
+        cursor=state.cursor,
+        carried=MappingProxyType(carried),
+        archive=state.archive,
+    )
 
 
 class StreamLayer(CacheLayerMixin):

@@ -6,12 +6,13 @@ Each check raises a PolicyError whose one sentence names the policy, the method,
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from hermes_lab.alike import alike
 from hermes_lab.errors import LabError, PolicyError
 from hermes_lab.models.base import Segment
 from hermes_lab.policies.base import Admission, LayerView, Merged, Policy, Scores
@@ -102,7 +103,8 @@ def check_scores(
         _check_columns(policy, method, view, {"total": scores.total, **scores.terms})
         checked.append(scores)
     # one look at all layers: asking each of them would make an accelerator wait as often
-    together = torch.cat([s.total.flatten().to(views[0].ids.device) for s in checked])
+    device = views[0].ids.device
+    together = torch.cat([s.total.flatten().to(device) for s in checked])
     if bool(together.isnan().any()):
         layer = next(
             v.layer for v, s in zip(views, checked, strict=True) if bool(s.total.isnan().any())
@@ -122,10 +124,12 @@ def check_observed(policy: Policy, view: LayerView, named: Any) -> Mapping[str, 
 
 
 def _check_columns(policy: Policy, method: str, view: LayerView, named: Mapping[str, Any]) -> None:
+    good = ((1, view.tokens), (view.kv_heads, view.tokens))
     for label, value in named.items():
-        expect(policy, method, view.layer, value, Tensor, f"a tensor [head, token] for {label!r}")
-        good = value.ndim == 2 and value.shape[0] in (1, view.kv_heads)
-        if not good or value.shape[1] != view.tokens:
+        if not isinstance(value, Tensor):
+            what = f"a tensor [head, token] for {label!r}"
+            value = expect(policy, method, view.layer, value, Tensor, what)
+        if value.shape not in good:
             raise PolicyError(
                 f"Policy {name_of(policy)!r} returned {label!r} of shape {list(value.shape)} from {method}() "
                 f"at layer {view.layer}; it must be [1 or {view.kv_heads}, {view.tokens}]."
@@ -133,27 +137,68 @@ def _check_columns(policy: Policy, method: str, view: LayerView, named: Mapping[
 
 
 def check_indices(
-    policy: Policy, method: str, view: LayerView, index: Any, most: int | None = None
-) -> Int[Tensor, "head chosen"]:
-    """Ascending indices of tokens, for all heads alike or one row a KV head; at most `most` of them."""
-    index = expect(policy, method, view.layer, index, Tensor, "a tensor of indices [head, token]")
+    policy: Policy,
+    method: str,
+    views: Sequence[LayerView],
+    raw: Sequence[Any],
+    most: Sequence[int] | None = None,
+) -> list[Int[Tensor, "head chosen"]]:
+    """Ascending indices of tokens of some layers, for all heads alike or one row a KV head; at most `most` of them."""
+    what = "a tensor of indices [head, token]"
+    indices = [
+        expect(policy, method, view.layer, index, Tensor, what)
+        for view, index in zip(views, raw, strict=True)
+    ]
+    limits = [None] * len(views) if most is None else most
+    shaped = map(_is_shaped, indices, views, limits)
+    if not all(shaped) or not _in_order(indices, views):
+        _refuse_indices(policy, method, indices, views, limits)
+    return [index.to(v.ids.device).long() for index, v in zip(indices, views, strict=True)]
+
+
+def _is_shaped(index: Tensor, view: LayerView, most: int | None) -> bool:
     whole = not index.is_floating_point() and not index.is_complex() and index.dtype.itemsize > 1
-    bad = index.ndim != 2 or index.shape[0] not in (1, view.kv_heads) or not whole
-    if not bad and index.numel():
-        rising = bool((index[:, 1:] > index[:, :-1]).all())  # then the ends are the extremes
-        bad = not rising or int(index[:, 0].min()) < 0 or int(index[:, -1].max()) >= view.tokens
-    if bad or (most is not None and index.shape[1] > most):
-        limit = "" if most is None else f", at most {most}"
-        raise PolicyError(
-            f"Policy {name_of(policy)!r} returned indices of shape {list(index.shape)} and type {index.dtype} "
-            f"from {method}() at layer {view.layer}; they must be ascending, between 0 and {view.tokens - 1}"
-            f"{limit} for each of 1 or {view.kv_heads} heads."
-        )
-    return index.to(view.ids.device).long()
+    rows = index.ndim == 2 and index.shape[0] in (1, view.kv_heads)
+    return whole and rows and (most is None or index.shape[1] <= most)
+
+
+def _in_order(indices: Sequence[Tensor], views: Sequence[LayerView]) -> bool:
+    """Whether indices ascend between 0 and the number of tokens; layers of one shape are looked at together."""
+    keys = [(i.shape, i.dtype, i.device, v.tokens) for i, v in zip(indices, views, strict=True)]
+    for layers in alike(keys):
+        rows = torch.cat([indices[n] for n in layers])
+        if not rows.numel():
+            continue
+        rising = bool((rows[:, 1:] > rows[:, :-1]).all())  # then the ends are the extremes
+        tokens = views[layers[0]].tokens
+        if not rising or int(rows[:, 0].min()) < 0 or int(rows[:, -1].max()) >= tokens:
+            return False
+    return True
+
+
+def _refuse_indices(
+    policy: Policy,
+    method: str,
+    indices: Sequence[Tensor],
+    views: Sequence[LayerView],
+    limits: Sequence[int | None],
+) -> NoReturn:
+    """Name the first layer whose indices are wrong."""
+    index, view, most = next(
+        (index, view, most)
+        for index, view, most in zip(indices, views, limits, strict=True)
+        if not _is_shaped(index, view, most) or not _in_order([index], [view])
+    )
+    limit = "" if most is None else f", at most {most}"
+    raise PolicyError(
+        f"Policy {name_of(policy)!r} returned indices of shape {list(index.shape)} and type {index.dtype} "
+        f"from {method}() at layer {view.layer}; they must be ascending, between 0 and {view.tokens - 1}"
+        f"{limit} for each of 1 or {view.kv_heads} heads."
+    )
 
 
 def check_merged(policy: Policy, view: LayerView, raw: Any, room: int) -> Merged | None:
-    """Tokens made by `merge`, complete, finite and within the room that the budget leaves."""
+    """Tokens made by `merge`, complete and within the room that the budget leaves (see `check_finite`)."""
     if raw is None:
         return None
     merged = expect(policy, "merge", view.layer, raw, Merged, "Merged or None")
@@ -180,11 +225,20 @@ def check_merged(policy: Policy, view: LayerView, raw: Any, room: int) -> Merged
             f"Policy {name_of(policy)!r} merged {new} tokens at layer {view.layer} where its budget leaves "
             f"room for {room}."
         )
-    if not bool(merged.keys.isfinite().all() and merged.values.isfinite().all()):
-        raise PolicyError(
-            f"Policy {name_of(policy)!r} returned NaN from merge() at layer {view.layer}."
-        )
     return merged
+
+
+def check_finite(policy: Policy, merged: Mapping[int, Merged]) -> None:
+    """Keys and values of merged tokens by layer: none may be NaN or infinite; one look at all layers."""
+    made = [tensor.flatten() for one in merged.values() for tensor in (one.keys, one.values)]
+    if not made or bool(torch.cat([t.to(made[0].device) for t in made]).isfinite().all()):
+        return
+    layer = next(n for n, one in merged.items() if not _is_finite(one))
+    raise PolicyError(f"Policy {name_of(policy)!r} returned NaN from merge() at layer {layer}.")
+
+
+def _is_finite(merged: Merged) -> bool:
+    return bool(merged.keys.isfinite().all() and merged.values.isfinite().all())
 
 
 def check_admission(policy: Policy, raw: Any, segment: Segment) -> Admission | None:

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from hermes_lab.attention import Pass
 from hermes_lab.cache import LayerState, StreamCache
 from hermes_lab.contract import call, check_indices, expect
-from hermes_lab.decision import Evidence, view_of
 from hermes_lab.engine import Engine, Wants, frames_of
 from hermes_lab.errors import PolicyError
 from hermes_lab.models.base import Segment
@@ -26,6 +25,7 @@ from hermes_lab.positions import behind
 from hermes_lab.rope import compact_contiguous
 from hermes_lab.stream_state import StreamState
 from hermes_lab.tokens import Role
+from hermes_lab.views import Evidence, view_of
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ class Reader:
             self.policy, "recall", layer, lambda: self.policy.recall(RecallView(queries, view))
         )
         if chosen is not None:
-            chosen = check_indices(self.policy, "recall", view, chosen)
+            [chosen] = check_indices(self.policy, "recall", [view], [chosen])
             heads = max(chosen.shape[0], stored.ids.shape[0])
             prefix = torch.arange(protected, device=chosen.device).expand(heads, -1)
             stored = stored.select(torch.cat([prefix, chosen.expand(heads, -1) + protected], 1))

@@ -11,17 +11,17 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from hermes_lab import decision, guidance, positions
+from hermes_lab import decision, guidance, positions, pruning
 from hermes_lab.contract import call, check_admission, check_budgets, check_observed
-from hermes_lab.decision import Evidence
 from hermes_lab.engine import Wants, take
 from hermes_lab.errors import PolicyError
 from hermes_lab.models.base import Segment
-from hermes_lab.policies.base import Admission, Arrival, Need, Policy
+from hermes_lab.policies.base import Admission, Arrival, LayerView, Need, Policy
 from hermes_lab.positions import PositionRule
 from hermes_lab.snapshot import AttentionSummary, LayerDecision, Snapshot, Timings
 from hermes_lab.stream_state import Chunk
 from hermes_lab.tokens import Role
+from hermes_lab.views import Evidence, views_of
 
 if TYPE_CHECKING:
     from hermes_lab.session import StreamSession
@@ -232,7 +232,7 @@ class Step:
     def _carry_terms(self, admission: Admission, new: int) -> None:
         for holder in self.session.stream.cache.stream_layers:
             terms = {n: v[admission.keep.to(v.device)][None] for n, v in admission.terms.items()}
-            fresh = decision.carry(holder.state, terms, holder.state.tokens - new)
+            fresh = holder.state.carry(terms, holder.state.tokens - new)
             merged = dict(holder.state.carried)
             for name, value in fresh.carried.items():
                 old = merged.get(name)
@@ -240,9 +240,9 @@ class Step:
             holder.state = replace(fresh, carried=merged)
 
     # --- the decision --------------------------------------------------------------------------
-    def _views(self, evidence: Evidence, budgets: Sequence[int] | None) -> list[decision.LayerView]:
+    def _views(self, evidence: Evidence, budgets: Sequence[int] | None) -> list[LayerView]:
         session, stream = self.session, self.session.stream
-        return decision.views_of(
+        return views_of(
             session.engine, stream, stream.cache.states,
             policy=session.policy, evidence=evidence, seed=session.seed, budgets=budgets,
         )  # fmt: skip
@@ -255,7 +255,7 @@ class Step:
             named = call(policy, "observe", view.layer, lambda view=view: policy.observe(view))
             named = check_observed(policy, view, named)
             holder = stream.cache.stream_layers[view.layer]
-            holder.state = decision.carry(holder.state, named, stream.protected)
+            holder.state = holder.state.carry(named, stream.protected)
 
     def _guide(self, policy: Policy, evidence: Evidence, summaries: list[AttentionSummary]) -> None:
         session, stream, engine = self.session, self.session.stream, self.session.engine
@@ -301,9 +301,7 @@ class Step:
     ) -> tuple[LayerDecision, ...]:
         stream = self.session.stream
         plans = decision.plan(policy, self._views(evidence, budgets), budgets)
-        return tuple(
-            decision.apply(made, stream, policy, self.session.next_position) for made in plans
-        )
+        return pruning.apply(plans, stream, policy, self.session.next_position)
 
     def _reindex(self, decided: bool) -> tuple[tuple[int, ...], tuple[str, ...]]:
         session, stream = self.session, self.session.stream

@@ -141,7 +141,8 @@ class LayerView:
 
     def mean_attention(self, name: str) -> Float[Tensor, "1 token"]:
         """Attention of one guidance (or "chunk"), averaged over heads and query rows."""
-        return self.attention[name].float().mean((0, 1))[None]
+        rows = self.attention[name].float()
+        return rows[0] if rows.shape[:2] == (1, 1) else rows.mean((0, 1))[None]
 
 
 @dataclass(frozen=True)
@@ -407,5 +408,5 @@ def top_newest(total: Float[Tensor, "head token"], count: int) -> Int[Tensor, "h
 
 def minmax(values: Float[Tensor, "head token"], eps: float = 1e-6) -> Float[Tensor, "head token"]:
     """Scale each head's values to [0, 1]; `eps` is added to the range (HERMES' normalisation, §3.1)."""
-    low = values.amin(-1, keepdim=True)
-    return (values - low) / (values.amax(-1, keepdim=True) - low + eps)
+    low, high = values.aminmax(dim=-1, keepdim=True)
+    return (values - low) / (high - low + eps)
