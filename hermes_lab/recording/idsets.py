@@ -18,6 +18,7 @@ IntArray = npt.NDArray[np.int64]
 
 NONE: IntArray = np.empty(0, np.int64)
 NONE.flags.writeable = False
+_LARGEST = int(np.iinfo(np.int32).max)
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ _NOTHING = RowDiff()
 
 
 def _is_valid(pool: IntArray) -> bool:
-    return not len(pool) or (int(pool[0]) >= 0 and int(pool[-1]) <= np.iinfo(np.int32).max)
+    return not len(pool) or (int(pool[0]) >= 0 and int(pool[-1]) <= _LARGEST)
 
 
 def ascending(ids: IntArray) -> bool:
@@ -61,24 +62,26 @@ def encode_row(ids: IntArray, pool: IntArray) -> RowDiff:
     """
     if _is_valid(pool) and np.array_equal(ids, pool):
         return _NOTHING
+    if not len(ids):
+        return RowDiff(missing=pool)
     displaced = places = NONE
-    if len(ids) and not ascending(ids):
+    low, high = int(ids[0]), int(ids[-1])
+    if not ascending(ids):
         if len(np.unique(ids)) != len(ids):
             raise ValueError("a token id stands twice in one row")
         least_after = np.minimum.accumulate(ids[::-1])[::-1][1:]
         places = np.flatnonzero(ids[:-1] > least_after)
         displaced = ids[places]
-    if not len(ids):
-        return RowDiff(missing=pool)
-    low, high = int(ids.min()), int(ids.max())
-    if low < 0 or high > np.iinfo(np.int32).max:
-        raise ValueError(f"token ids must lie in 0 ... 2147483647, got {low} ... {high}")
+        low, high = int(ids.min()), int(ids.max())
+    if low < 0 or high > _LARGEST:
+        raise ValueError(f"token ids must lie in 0 ... {_LARGEST}, got {low} ... {high}")
     if len(pool):
         low, high = min(low, int(pool[0])), max(high, int(pool[-1]))
     marked = np.zeros(high - low + 1, np.bool_)
     marked[pool - low] = True
-    extra = ids[~marked[ids - low]]
-    marked[ids - low] = False
+    at = ids - low
+    extra = ids[~marked[at]]
+    marked[at] = False
     return RowDiff(pool[marked[pool - low]], extra, displaced, places)
 
 

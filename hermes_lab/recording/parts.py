@@ -61,8 +61,9 @@ def pack(record: Mapping[str, Any], tensors: Mapping[str, Array]) -> bytes:
 def _checksum(text: str, tensors: Mapping[str, Array]) -> int:
     value = zlib.crc32(text.encode())
     for name in sorted(tensors):
-        content = np.ascontiguousarray(tensors[name]).reshape(-1).view(np.uint8)
-        value = zlib.crc32(content.data, zlib.crc32(name.encode(), value))
+        value = zlib.crc32(
+            np.ascontiguousarray(tensors[name]).data, zlib.crc32(name.encode(), value)
+        )
     return value
 
 
