@@ -35,17 +35,61 @@ class TextShape:
     max_positions: int = 8192
 
 
+TypeWeights = tuple[tuple[str, float], ...]
+
+SEEING: TypeWeights = (
+    ("now_colour", 2.0),
+    ("now_kind", 1.5),
+    ("now_side", 2.0),
+    ("recent_direction", 3.0),
+    ("recent_colour", 2.0),
+    ("recent_left", 1.5),
+    ("recent_changed", 1.5),
+    ("long_order", 1.5),
+    ("long_count", 1.5),
+)
+"""For short streams: what is in view, and how it moves."""
+REMEMBERING: TypeWeights = (
+    ("now_scene", 0.5),
+    ("now_counter", 0.5),
+    ("recent_direction", 3.0),
+    ("recent_left", 4.0),
+    ("recent_changed", 2.5),
+    ("recent_colour", 1.5),
+    ("recent_scene", 0.5),
+    ("long_first", 0.7),
+    ("long_first_colour", 0.7),
+    ("long_scene_first", 0.7),
+    ("long_order", 3.0),
+    ("long_count", 2.5),
+    ("long_before", 3.0),
+    ("long_together", 3.0),
+    ("long_scene_when", 2.0),
+    ("long_counter_when", 2.5),
+    ("long_scene_order", 1.2),
+    ("long_ever", 1.5),
+)
+"""For long streams: what takes longest to learn."""
+
+
 @dataclass(frozen=True)
 class Stage:
     """One step of the curriculum: streams of up to `frames` frames for a share of the decoder's time.
 
-    `streams` is per process and step; `questions` is per stream.
+    Attributes:
+        streams: per process and step.
+        questions: per stream.
+        motion_weight, memory_weight: what the dense targets weigh beside the answers.
+        type_weights: how often a question type is drawn, where that is not 1; accuracy so far scales it.
     """
 
     frames: int
     streams: int
     questions: int
     share: float
+    motion_weight: float = 0.5
+    memory_weight: float = 0.15
+    type_weights: TypeWeights = REMEMBERING
 
 
 @dataclass(frozen=True)
@@ -56,12 +100,10 @@ class Recipe:
         perception_minutes, decoder_minutes: CPU time of one process.
         perception_steps, decoder_steps: steps instead of minutes, where not 0.
         report_s: seconds between reports of perception, and half of those between reports of the decoder.
-        type_weights: how often a question type is drawn, where that is not 1; accuracy so far scales it.
         decoder_rate: what the decoder's rates are multiplied by.
         decay_from, lowest_rate: share of the time after which rates fall, and the share of them that is left.
         shorter_p: how often a batch has streams shorter than its stage's.
-        motion_weight, memory_weight, imitation_weight: what the dense targets and, in a warm start, the
-            teacher's tokens weigh beside the answers.
+        imitation_weight: what, in a warm start, the teacher's tokens weigh beside the dense targets.
         lookup_from, lookup_until, lookup_weight: shares of the time between which look-ups are nudged (see
             `hermes_lab.pocket.lookup`), and how much that weighs.
         gap_p, gap_reach_tokens: how often positions have gaps, and how far they may reach.
@@ -70,45 +112,29 @@ class Recipe:
     """
 
     perception_minutes: float = 7.0
-    decoder_minutes: float = 118.0
+    decoder_minutes: float = 60.0
     perception_steps: int = 0
     decoder_steps: int = 0
     report_s: float = 10.0
     stages: tuple[Stage, ...] = (
-        Stage(8, 16, 32, 0.02),
-        Stage(16, 10, 48, 0.03),
-        Stage(32, 4, 48, 0.20),
-        Stage(48, 3, 96, 0.15),
-        Stage(64, 2, 112, 0.20),
-        Stage(80, 2, 96, 0.05),
-        Stage(128, 1, 128, 0.35),
-    )
-    type_weights: tuple[tuple[str, float], ...] = (
-        ("long_before", 3.0),
-        ("long_together", 3.0),
-        ("long_scene_when", 3.0),
-        ("long_counter_when", 3.0),
-        ("long_order", 3.0),
-        ("long_scene_order", 2.0),
-        ("long_count", 2.0),
-        ("recent_changed", 1.5),
-        ("recent_left", 1.5),
-        ("recent_direction", 1.5),
+        Stage(8, 16, 32, 0.02, 1.0, 0.03, SEEING),
+        Stage(16, 16, 24, 0.21, 1.0, 0.03, SEEING),
+        Stage(32, 6, 48, 0.13, 0.7, 0.05, SEEING),
+        Stage(64, 3, 96, 0.18),
+        Stage(128, 2, 96, 0.46),
     )
     muon_lr: float = 3e-3
     adam_lr: float = 2e-3
     decoder_rate: float = 1.0
-    decay_from: float = 0.8
+    decay_from: float = 0.5
     lowest_rate: float = 0.02
     warmup_steps: int = 40
     ema_half_life_steps: float = 60.0
-    shorter_p: float = 0.35
-    motion_weight: float = 0.3
-    memory_weight: float = 0.15
+    shorter_p: float = 0.4
     imitation_weight: float = 10.0
-    lookup_from: float = 0.3
-    lookup_until: float = 0.6
-    lookup_weight: float = 0.6
+    lookup_from: float = 0.2
+    lookup_until: float = 0.87
+    lookup_weight: float = 1.0
     gap_p: float = 0.4
     gap_reach_tokens: int = 2400
     moving_camera_p: float = 0.15
@@ -169,7 +195,7 @@ def smoke(base: PocketConfig) -> PocketConfig:
         perception_steps=SMOKE_STEPS[0],
         decoder_steps=SMOKE_STEPS[1],
         report_s=5.0,
-        stages=(Stage(6, 8, 24, 1.0),),
+        stages=(Stage(6, 8, 24, 1.0, 1.0, 0.03, SEEING),),
         perception_frames=64,
     )
     return replace(base, vision=VisionShape(width=64, layers=2, heads=4, mlp=192), recipe=recipe)

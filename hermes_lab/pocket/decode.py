@@ -108,7 +108,7 @@ class Decoding:
         """Learn from one batch; loss, norm of the gradient, and all processes' tally."""
         recipe, clock, run = self.recipe, self.clock, self.run
         streams = max(1, min(24, round(stage.streams * stage.frames / frames)))
-        liking = dict(recipe.type_weights)
+        liking = dict(stage.type_weights)
         weights = {
             k: liking.get(k, 1.0) * (0.3 + min(0.7, 1 - float(a)))
             for k, a in zip(TYPES, self.accuracy, strict=True)
@@ -116,7 +116,8 @@ class Decoding:
         # shorter streams come in larger batches: fewer questions each keep the memory needed level
         asked_each = max(24, round(stage.questions * (frames / stage.frames) ** 0.5))
         drawn = self._draw(run.seeds(streams), frames, asked_each, weights, augment=True)
-        loss, tally = self._forward(drawn, nudged=recipe.lookup_from <= share < recipe.lookup_until)
+        nudged = recipe.lookup_from <= share < recipe.lookup_until
+        loss, tally = self._forward(drawn, stage, nudged=nudged)
         loss.backward()
         extra = run.mean_gradients(self.parameters, torch.cat([tally.right, tally.asked]))
         norm = nn.utils.clip_grad_norm_(self.parameters, 1.0)
@@ -152,7 +153,7 @@ class Decoding:
             closing=self.run.family.closing,
         )
 
-    def _forward(self, drawn: data.Batch, *, nudged: bool) -> tuple[Tensor, Tally]:
+    def _forward(self, drawn: data.Batch, stage: Stage, *, nudged: bool) -> tuple[Tensor, Tally]:
         run, device, prefix = self.run, self.run.device, self.run.family.prefix
         groups = [replace(g, **{k: v.to(device) for k, v in vars(g).items()}) for g in drawn.groups]
         facts = drawn.facts.to(device)
@@ -171,9 +172,7 @@ class Decoding:
         every = torch.cat(logits).float()
         labels = torch.cat([g.labels[g.labels != -100] for g in groups])
         words = run.model.get_input_embeddings().weight
-        aside, self.said = run.dense(
-            stream.tapped, drawn.events.to(device), facts, words, self.recipe
-        )
+        aside, self.said = run.dense(stream.tapped, drawn.events.to(device), facts, words, stage)
         loss = F.cross_entropy(every, labels) + aside
         if looks:
             missed, self.said["looked"] = lookup.loss(looks)
@@ -193,7 +192,7 @@ class Decoding:
             start = DEV_SEEDS.start + (n * run.count + run.rank) * _DEV_STREAMS
             seeds = range(start, start + _DEV_STREAMS)
             drawn = self._draw(seeds, frames, _DEV_QUESTIONS, weights, augment=False)
-            _, tally = self._forward(drawn, nudged=False)
+            _, tally = self._forward(drawn, self.recipe.stages[-1], nudged=False)
             total += torch.stack([tally.right, tally.asked])
         if run.count > 1:
             dist.all_reduce(total)

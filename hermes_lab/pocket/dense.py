@@ -7,7 +7,7 @@ from typing import Any
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from hermes_lab.pocket.config import Recipe
+from hermes_lab.pocket.config import Stage
 from hermes_lab.pocket.memory import MemoryHeads
 from hermes_lab.pocket.motion import MotionHeads
 
@@ -39,13 +39,13 @@ class DenseTargets(nn.ModuleDict):
         events: Int[Tensor, "stream frame cell 4"],
         facts: Int[Tensor, "stream frame cell fact"],
         words: Float[Tensor, "word width"],
-        recipe: Recipe,
+        stage: Stage,
     ) -> tuple[Tensor, dict[str, Any]]:
         """Weighted loss, and what a line of progress says of it; `tapped` holds the residual by layer."""
         motion, moved = self["motion"](tapped[self.depths["motion"]], events, words)
         early, _ = self["memory"](tapped[self.depths["memory"]], facts, words)
         late, remembered = self["late_memory"](tapped[self.depths["late_memory"]], facts, words)
-        loss = recipe.motion_weight * motion + recipe.memory_weight * (early + late)
+        loss = stage.motion_weight * motion + stage.memory_weight * (early + late)
         return loss, {
             "motion": moved,
             "remembered": {k: round(v, 3) for k, v in remembered.items()},

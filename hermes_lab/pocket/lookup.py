@@ -2,10 +2,10 @@
 
 A question about an object's past needs a head that finds the object's tokens by its name, among thousands.
 From one-word answers alone none formed in streams of 128 frames: answers were right for the first objects of
-a stream and guesses for later ones (the model card has the figures). So for a part of the decoder's training, the attention on the named object is pushed up in that head of the upper layers which
-gives it most over all questions of a batch (one head for all: the best head per question would let heads
-share out the objects among them, whatever is asked). Which layer and head that is is left to training, and
-afterwards nothing asks for it any more.
+a stream and guesses for later ones (the model card has the figures). So for a part of the decoder's training,
+the attention on the named object is pushed up in that head of `LAYERS` layers which gives it most over all
+questions of a batch (one head for all: the best head per question would let heads share out the objects among
+them, whatever is asked). Which head that is is left to training, and afterwards nothing asks for it any more.
 """
 
 from __future__ import annotations
@@ -27,6 +27,9 @@ ASKING: tuple[str, ...] = (
     "long_counter_when",
 )
 """Question types that name one object and ask for something that its tokens hold only in later layers."""
+LAYERS = 2
+"""Layers that are nudged, from the first that sees what the memory target asked for. Left free to settle in any
+layer above, the head went to the last but one, where too little is left to make an answer of what it finds."""
 _KIND = {k: i for i, k in enumerate(KINDS)}
 
 
@@ -58,7 +61,7 @@ class Lookups:
         self.named: Bool[Tensor, "row frame_token"] = (
             torch.stack(named) if named else kinds.new_zeros(0, kinds.shape[1], dtype=torch.bool)
         )
-        self.prefix_tokens, self.first_layer = prefix_tokens, first_layer
+        self.prefix_tokens, self.layers = prefix_tokens, range(first_layer, first_layer + LAYERS)
         self._mass: list[Tensor] = []
 
     def heed(
@@ -68,14 +71,14 @@ class Lookups:
         cached: int,
     ) -> None:
         """Take note of one layer's attention; its first `cached` keys are prefix and frames."""
-        if layer < self.first_layer or not self.named.shape[0]:
+        if layer not in self.layers or not self.named.shape[0]:
             return
         s, b, token = self.rows
         seen = weights[s, :, :, b, token, self.prefix_tokens : cached].float().flatten(1, 2)
         self._mass.append((seen * self.named[:, None, : seen.shape[-1]]).sum(-1))
 
     def mass(self) -> Float[Tensor, "row head"]:
-        """Per named object, the share of attention that its tokens get from every head of the upper layers."""
+        """Per named object, the share of attention that its tokens get from every head of the nudged layers."""
         return torch.cat(self._mass, -1) if self._mass else self.named.new_zeros(0, 1).float()
 
 
