@@ -141,8 +141,8 @@ def summary(report: Report) -> str:
             "## Limits", "", first.scope, "",
             f"{len(first.data.held_out)} held-out and {len(first.data.development)} development streams of "
             f"{first.setup.frames} frames; {sum(s.analyses for s in report.studies)} comparisons were looked at. "
-            f"The studies took {seconds / 60:.1f} minutes, {processor / 60:.1f} of processor time, on "
-            f"{first.setup.hardware}.", "", f"    {report.command}",
+            f"In this run the studies took {seconds / 60:.1f} minutes, {processor / 60:.1f} of processor time "
+            f"(what an earlier run had measured is used again), on {first.setup.hardware}.", "", f"    {report.command}",
         ]  # fmt: skip
     return "\n".join(lines) + "\n"
 

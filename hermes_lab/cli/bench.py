@@ -25,7 +25,7 @@ def bench(
         bool, typer.Option("--policies", help="Decision and query cost of every policy instead.")
     ] = False,
     quick: Annotated[
-        bool, typer.Option("--quick", help="Fewer repetitions and shorter streams.")
+        bool, typer.Option("--quick", help="Fewer repetitions, shorter streams and chunks.")
     ] = False,
     save: Annotated[Path | None, typer.Option(help="Also write JSON here.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,

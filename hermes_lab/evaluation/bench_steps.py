@@ -29,6 +29,12 @@ from hermes_lab.session import RecordLevel, StreamSession
 
 WARM_UP = BUDGET_CHUNKS + 1  # chunks until every step compresses
 LARGE_CHUNK_FRAMES = 4 * CHUNK_FRAMES
+PAPER_CHUNK_TOKENS = 16 * 196  # 16 frames of LLaVA-OneVision, as in the paper
+
+
+def paper_chunk_frames(side: Side) -> int:
+    """Frames of this model that make a chunk of the paper's length in tokens."""
+    return max(round(PAPER_CHUNK_TOKENS * CHUNK_FRAMES / len(side.segment)), 1)
 
 
 def compression(side: Side, chunk_frames: int = CHUNK_FRAMES) -> Section:
@@ -91,16 +97,17 @@ def _guidance_passes(run: StreamSession, repeats: int) -> tuple[float, float]:
     return statistics.median(one[1:]), statistics.median(three[1:])
 
 
-def recording(side: Side) -> Section:
+def recording(side: Side, chunk_frames: int = CHUNK_FRAMES) -> Section:
     """A whole feed step with recording off, at summary level and with rows, interleaved."""
-    title = f"{side.label}: cost of recording"
+    segment = encoded_chunk(side.lab, chunk_frames)
+    title = f"{side.label}: cost of recording, chunks of {len(segment)} tokens"
     levels: tuple[RecordLevel, ...] = ("off", "summary", "rows")
     seconds: dict[str, list[float]] = {level: [] for level in levels}
     rounds = WARM_UP + side.repeats
     with tempfile.TemporaryDirectory() as folder:
         runs = {
             level: StreamSession(
-                side.lab, budgeted("hermes", side.budget_tokens), record_level=level,
+                side.lab, budgeted("hermes", budget_of(segment)), record_level=level,
                 record=None if level == "off" else Path(folder) / level,
             )
             for level in levels
@@ -108,7 +115,7 @@ def recording(side: Side) -> Section:
         for number in range(rounds):
             for level, run in runs.items():
                 started = time.perf_counter()
-                run.feed_segment(side.segment)
+                run.feed_segment(segment)
                 seconds[level].append(time.perf_counter() - started)
             side.tick(title, number + 1, rounds)
         for run in runs.values():
