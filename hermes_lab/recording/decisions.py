@@ -12,15 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from hermes_lab.recording.idsets import (
-    NONE,
-    IntArray,
-    PackedRows,
-    RowDiff,
-    decode_row,
-    encode_row,
-    pack_rows,
-)
+from hermes_lab.recording.idsets import NONE, IntArray, PackedRows, decode_row
+from hermes_lab.recording.matching import blocks, join
 from hermes_lab.recording.parts import Array, Part
 from hermes_lab.recording.state import CacheState
 from hermes_lab.snapshot import LayerDecision, MergeRecord
@@ -35,7 +28,8 @@ def encode_decisions(
         ValueError: a mask does not match its candidates, or ids are not ids.
     """
     records: list[dict[str, Any]] = []
-    rows: list[RowDiff] = []
+    rows: list[IntArray] = []
+    earlier: list[IntArray] = []
     kept: list[Array] = []
     values: list[Array] = [np.empty(0, np.float32)]
     sources: list[Array] = [NONE]
@@ -46,10 +40,10 @@ def encode_decisions(
                 f"kept {decision.kept.shape} of layer {decision.layer} does not match its "
                 f"candidates {decision.candidates.shape}"
             )
-        for head, ids in enumerate(decision.candidates):
-            rows.append(encode_row(ids, before.pool(decision.layer, head, heads, new_ids)))
+        rows += list(decision.candidates)
+        earlier += list(before.rows(decision.layer, heads))
         kept.append(decision.kept.ravel())
-        values += [np.ravel(a) for a in (decision.scores, *decision.terms.values())]
+        values += [a.ravel() for a in (decision.scores, *decision.terms.values())]
         sources += [np.ravel(merge.sources) for merge in decision.merged]
         records.append(
             {
@@ -57,14 +51,15 @@ def encode_decisions(
                 "budget": decision.budget_tokens,
                 "heads": heads,
                 "tokens": tokens,
-                "scores": np.shape(decision.scores),
-                "terms": {name: np.shape(term) for name, term in decision.terms.items()},
+                "scores": decision.scores.shape,
+                "terms": {name: term.shape for name, term in decision.terms.items()},
                 "merged": [(merge.id, len(merge.sources)) for merge in decision.merged],
             }
         )
     if not records:
         return [], {}
-    counts, ids = pack_rows(rows)
+    matched = blocks(rows, earlier, new_ids, [0] * len(rows))
+    counts, ids = join([block.match.pack() for block in matched])
     return records, {
         "candidates.counts": counts,
         "candidates.ids": ids,

@@ -8,7 +8,6 @@ row, `extra` ids of the row that are not in the pool, and `displaced` the ids th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,7 +17,10 @@ IntArray = npt.NDArray[np.int64]
 
 NONE: IntArray = np.empty(0, np.int64)
 NONE.flags.writeable = False
-_LARGEST = int(np.iinfo(np.int32).max)
+LARGEST = int(np.iinfo(np.int32).max)
+
+Packed = tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]
+"""Many rows: counts [row, (missing, extra, displaced)], and all ids in that order with the places at the end."""
 
 
 @dataclass(frozen=True)
@@ -29,13 +31,6 @@ class RowDiff:
     extra: IntArray = field(default_factory=lambda: NONE)
     displaced: IntArray = field(default_factory=lambda: NONE)
     places: IntArray = field(default_factory=lambda: NONE)
-
-
-_NOTHING = RowDiff()
-
-
-def _is_valid(pool: IntArray) -> bool:
-    return not len(pool) or (int(pool[0]) >= 0 and int(pool[-1]) <= _LARGEST)
 
 
 def ascending(ids: IntArray) -> bool:
@@ -54,39 +49,8 @@ def union(first: IntArray, second: IntArray) -> IntArray:
     return joined if ascending(joined) else np.unique(joined)
 
 
-def encode_row(ids: IntArray, pool: IntArray) -> RowDiff:
-    """Describe `ids` by what sets them apart from `pool` (sorted, unique).
-
-    Raises:
-        ValueError: an id is negative, does not fit int32, or stands twice in the row.
-    """
-    if _is_valid(pool) and np.array_equal(ids, pool):
-        return _NOTHING
-    if not len(ids):
-        return RowDiff(missing=pool)
-    displaced = places = NONE
-    low, high = int(ids[0]), int(ids[-1])
-    if not ascending(ids):
-        if len(np.unique(ids)) != len(ids):
-            raise ValueError("a token id stands twice in one row")
-        least_after = np.minimum.accumulate(ids[::-1])[::-1][1:]
-        places = np.flatnonzero(ids[:-1] > least_after)
-        displaced = ids[places]
-        low, high = int(ids.min()), int(ids.max())
-    if low < 0 or high > _LARGEST:
-        raise ValueError(f"token ids must lie in 0 ... {_LARGEST}, got {low} ... {high}")
-    if len(pool):
-        low, high = min(low, int(pool[0])), max(high, int(pool[-1]))
-    marked = np.zeros(high - low + 1, np.bool_)
-    marked[pool - low] = True
-    at = ids - low
-    extra = ids[~marked[at]]
-    marked[at] = False
-    return RowDiff(pool[marked[pool - low]], extra, displaced, places)
-
-
 def decode_row(diff: RowDiff, pool: IntArray) -> IntArray:
-    """The row that `encode_row` described, in its order; `pool` must be the same."""
+    """The row that was described, in its order; `pool` must be the same."""
     row = pool
     if len(diff.missing):
         held = np.ones(len(pool), np.bool_)
@@ -111,17 +75,8 @@ def reorder(row: IntArray, diff: RowDiff) -> IntArray:
     return ordered
 
 
-def pack_rows(rows: Sequence[RowDiff]) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
-    """Many rows as two arrays: counts [row, (missing, extra, displaced)] and all ids in that order."""
-    counts = np.array(
-        [(len(r.missing), len(r.extra), len(r.displaced)) for r in rows], np.int32
-    ).reshape(-1, 3)
-    pieces = [piece for r in rows for piece in (r.missing, r.extra, r.displaced, r.places)]
-    return counts, np.concatenate([*pieces, NONE]).astype(np.int32)
-
-
 class PackedRows:
-    """Reads single rows out of what `pack_rows` made.
+    """Reads single rows out of `Packed`.
 
     Raises:
         ValueError: counts and ids contradict each other.

@@ -13,15 +13,17 @@ import numpy.typing as npt
 from hermes_lab.recording.idsets import (
     NONE,
     IntArray,
+    Packed,
     PackedRows,
     RowDiff,
     decode_row,
-    encode_row,
-    pack_rows,
     reorder,
     union,
 )
+from hermes_lab.recording.matching import Block, Match, blocks, join
 from hermes_lab.recording.parts import Array, Part
+
+_NOWHERE = int(np.iinfo(np.int64).min)  # no token stands so far back
 
 
 @dataclass(frozen=True)
@@ -36,16 +38,23 @@ class CacheState:
         """Bytes of a checkpoint of this state, four a number."""
         return 4 * sum(array.size for array in (*self.held, *self.positions))
 
-    def row(self, layer: int, head: int, heads: int) -> IntArray:
-        """Ids of one head, where the layer has `heads` heads from now on: a shared set goes to all of them."""
+    def rows(self, layer: int, heads: int) -> IntArray:
+        """Ids of a layer that has `heads` heads from now on, [head, token]: a shared set goes to all of them."""
         rows = self.held[layer] if layer < len(self.held) else NONE[None]
         if len(rows) == heads:
-            return rows[head]
-        return rows[0] if len(rows) == 1 else NONE
+            return rows
+        shared = rows[0] if len(rows) == 1 else NONE
+        return np.broadcast_to(shared, (heads, len(shared)))
+
+    def stood(self, layer: int, heads: int, axes: int) -> IntArray:
+        """Positions of the ids of `rows`, [head, axis, token], `_NOWHERE` if it had other heads or axes."""
+        if layer < len(self.positions) and self.positions[layer].shape[:2] == (heads, axes):
+            return self.positions[layer]
+        return np.full((heads, axes, self.rows(layer, heads).shape[1]), _NOWHERE)
 
     def pool(self, layer: int, head: int, heads: int, new_ids: IntArray) -> IntArray:
         """Ids that a head could hold after `new_ids` arrived, sorted."""
-        return union(self.row(layer, head, heads), new_ids)
+        return union(self.rows(layer, heads)[head], new_ids)
 
 
 def shrink(values: Array) -> Array:
@@ -65,58 +74,86 @@ def encode_state(
     Raises:
         ValueError: positions do not match the ids beside them, or ids are not ids.
     """
-    if after.positions and len(after.positions) != len(after.held):
-        raise ValueError(
-            f"there are positions of {len(after.positions)} layers, ids of {len(after.held)}"
-        )
-    held: list[RowDiff] = []
-    moved: list[RowDiff] = []
-    whole: list[bool] = []
-    values: list[IntArray] = [NONE]
+    _check(after)
+    heads = [len(rows) for rows in after.held]
+    rows = [row for rows in after.held for row in rows]
+    earlier = [row for n, count in enumerate(heads) for row in before.rows(n, count)]
+    places = [row for rows in after.positions for row in rows]
+    stood = [row for n, p in enumerate(after.positions) for row in before.stood(n, *p.shape[:2])]
     arrived = union(NONE, new_ids)
-    for layer, rows in enumerate(after.held):
-        heads = len(rows)
-        places = after.positions[layer] if after.positions else None
-        if places is not None and (len(places) != heads or places.shape[-1] != rows.shape[-1]):
-            raise ValueError(
-                f"positions {places.shape} of layer {layer} do not match its ids {rows.shape}"
+    kinds = [len(row) for row in places] or [0] * len(rows)
+    held: list[Packed] = []
+    moved: list[Packed] = []
+    whole: list[Array] = [np.empty(0, np.bool_)]
+    values: list[IntArray] = [NONE]
+    for block in blocks(rows, earlier, arrived, kinds):
+        held.append(block.match.pack())
+        if places:
+            edits, written_whole, written = _moves(
+                block, places[block.where], stood[block.where], arrived
             )
-        for head, row in enumerate(rows):
-            held.append(encode_row(row, before.pool(layer, head, heads, new_ids)))
-            if places is not None:
-                changed = _changed(before, layer, head, heads, row, places[head])
-                whole.append(2 * int(changed.sum()) > len(row))
-                moved.append(RowDiff() if whole[-1] else encode_row(row[changed], arrived))
-                values.append(places[head][:, slice(None) if whole[-1] else changed].ravel())
+            moved.append(edits)
+            whole.append(written_whole)
+            values.append(written)
     record = {
-        "heads": [len(rows) for rows in after.held],
+        "heads": heads,
         "tokens": [rows.shape[-1] for rows in after.held],
         "axes": [places.shape[1] for places in after.positions],
     }
     tensors: dict[str, Array] = {}
-    tensors["held.counts"], tensors["held.ids"] = pack_rows(held)
+    tensors["held.counts"], tensors["held.ids"] = join(held)
     if after.positions:
-        tensors["positions.counts"], tensors["positions.ids"] = pack_rows(moved)
-        tensors["positions.whole"] = np.array(whole, np.uint8)
+        tensors["positions.counts"], tensors["positions.ids"] = join(moved)
+        tensors["positions.whole"] = np.concatenate(whole).astype(np.uint8)
         tensors["positions.values"] = shrink(np.concatenate(values))
     return record, tensors
 
 
-def _changed(
-    before: CacheState, layer: int, head: int, heads: int, row: IntArray, places: IntArray
-) -> npt.NDArray[np.bool_]:
-    """Which tokens of a row are new or stand elsewhere than before, [token]."""
-    everything = np.ones(len(row), np.bool_)
-    if layer >= len(before.positions) or len(before.positions[layer]) != heads or not len(row):
-        return everything
-    old_row, old_places = before.held[layer][head], before.positions[layer][head]
-    if len(old_places) != len(places) or not len(old_row):
-        return everything
-    low = min(int(old_row.min()), int(row.min()))
-    index = np.full(max(int(old_row.max()), int(row.max())) - low + 1, -1, np.int32)
-    index[old_row - low] = np.arange(len(old_row), dtype=np.int32)
-    found = index[row - low]
-    return (found < 0) | (old_places[:, found] != places).any(0)
+def _check(state: CacheState) -> None:
+    """Refuse positions that do not match the ids beside them.
+
+    Raises:
+        ValueError: naming the layer.
+    """
+    if not state.positions:
+        return
+    if len(state.positions) != len(state.held):
+        raise ValueError(
+            f"there are positions of {len(state.positions)} layers, ids of {len(state.held)}"
+        )
+    for layer, (rows, places) in enumerate(zip(state.held, state.positions, strict=True)):
+        if len(places) != len(rows) or places.shape[-1] != rows.shape[-1]:
+            raise ValueError(
+                f"positions {places.shape} of layer {layer} do not match its ids {rows.shape}"
+            )
+
+
+def _moves(
+    block: Block, places: Sequence[IntArray], stood: Sequence[IntArray], arrived: IntArray
+) -> tuple[Packed, npt.NDArray[np.bool_], IntArray]:
+    """Which tokens of a block are new or moved, which rows are written whole instead, and the positions.
+
+    `places` and `stood`: positions of each row after and before the step, [axis, token];
+    `arrived`: ids that came in it, sorted.
+    """
+    match = block.match
+    to = np.concatenate(places, 1)
+    nowhere = np.full((len(to), len(arrived)), _NOWHERE)
+    came_from = np.concatenate([piece for row in stood for piece in (row, nowhere)], 1)
+    if block.source is not None:
+        came_from = came_from.take(block.source, 1)
+    # a token that was not found stands at -1, so one column more
+    came_from = np.concatenate([came_from, np.full((len(to), 1), _NOWHERE)], 1)
+    changed = (came_from.take(match.found, 1) != to).any(0)
+    count = np.bincount(match.row.take(np.flatnonzero(changed)), minlength=match.rows)
+    whole = 2 * count > block.lengths
+    in_whole = whole.repeat(block.lengths)
+    singly = match.keys.take(np.flatnonzero(changed & ~in_whole))
+    pool = (np.flatnonzero(~whole)[:, None] << match.bits) + (arrived - match.lowest)
+    moved = Match(match.rows, match.bits, match.lowest, singly, pool.ravel())
+    written = np.flatnonzero(changed | in_whole)
+    by_row = np.argsort(np.tile(match.row.take(written), len(to)), kind="stable")
+    return moved.pack(), whole, to.take(written, 1).ravel().take(by_row)
 
 
 def encode_checkpoint(state: CacheState) -> tuple[dict[str, Any], dict[str, Array]]:
