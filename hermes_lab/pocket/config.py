@@ -60,14 +60,15 @@ REMEMBERING: TypeWeights = (
     ("long_first", 0.7),
     ("long_first_colour", 0.7),
     ("long_scene_first", 0.7),
-    ("long_order", 3.0),
-    ("long_count", 2.5),
-    ("long_before", 3.0),
-    ("long_together", 3.0),
-    ("long_scene_when", 2.0),
+    ("long_order", 4.0),
+    ("long_count", 4.0),
+    ("long_before", 2.5),
+    ("long_together", 2.5),
+    ("long_scene_when", 3.0),
     ("long_counter_when", 2.5),
-    ("long_scene_order", 1.2),
+    ("long_scene_order", 2.5),
     ("long_ever", 1.5),
+    ("long_colour", 2.0),
 )
 """For long streams: what takes longest to learn."""
 
@@ -112,28 +113,28 @@ class Recipe:
     """
 
     perception_minutes: float = 7.0
-    decoder_minutes: float = 60.0
+    decoder_minutes: float = 105.0
     perception_steps: int = 0
     decoder_steps: int = 0
     report_s: float = 10.0
     stages: tuple[Stage, ...] = (
-        Stage(8, 16, 32, 0.02, 1.0, 0.03, SEEING),
-        Stage(16, 16, 24, 0.21, 1.0, 0.03, SEEING),
-        Stage(32, 6, 48, 0.13, 0.7, 0.05, SEEING),
-        Stage(64, 3, 96, 0.18),
-        Stage(128, 2, 96, 0.46),
+        Stage(8, 16, 32, 0.01, 1.0, 0.03, SEEING),
+        Stage(16, 16, 24, 0.12, 1.0, 0.03, SEEING),
+        Stage(32, 6, 48, 0.07, 0.7, 0.05, SEEING),
+        Stage(64, 3, 96, 0.11),
+        Stage(128, 2, 96, 0.69),
     )
     muon_lr: float = 3e-3
     adam_lr: float = 2e-3
     decoder_rate: float = 1.0
-    decay_from: float = 0.5
+    decay_from: float = 0.6
     lowest_rate: float = 0.02
     warmup_steps: int = 40
     ema_half_life_steps: float = 60.0
     shorter_p: float = 0.4
     imitation_weight: float = 10.0
-    lookup_from: float = 0.2
-    lookup_until: float = 0.87
+    lookup_from: float = 0.12
+    lookup_until: float = 0.86
     lookup_weight: float = 1.0
     gap_p: float = 0.4
     gap_reach_tokens: int = 2400
