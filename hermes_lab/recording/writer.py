@@ -39,6 +39,7 @@ from hermes_lab.recording.format import (
 from hermes_lab.recording.parts import Array, pack, write_whole
 from hermes_lab.recording.state import CacheState
 from hermes_lab.recording.steps import difference_bytes, encode_step, encode_tokens
+from hermes_lab.recording.syncing import Syncer
 from hermes_lab.recording.thumbnails import encode_thumbnails
 from hermes_lab.snapshot import Answer, Snapshot
 from hermes_lab.tokens import TokenTable
@@ -51,8 +52,9 @@ _FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 class RecordingWriter:
     """Writes one recording folder; at level "off" it accepts everything and writes nothing.
 
-    When a call returns, what it was given is on disk. A call that raises leaves all earlier parts as they were
-    and may be repeated; the next step then carries what the failed one would have.
+    When a call returns, what it was given outlives the process; when the next one returns, the disk has it, so that
+    it outlives a power failure too. A call that raises leaves all earlier parts as they were and may be repeated; the
+    next step then carries what the failed one would have.
 
     Args:
         folder: is made; must be empty or absent unless `overwrite`.
@@ -85,6 +87,7 @@ class RecordingWriter:
         self._tokens_written = 0
         self._unsaved_checkpoint_bytes = 0
         self._closed = False
+        self._syncer = Syncer()
         if self.level == "off":
             return
         text = self.manifest.to_json()
@@ -255,6 +258,7 @@ class RecordingWriter:
         manifest = replace(self.manifest, status=status, reason=reason, finished=now_utc())
         self._closed = True
         try:
+            self._syncer.close()
             write_whole(self.folder / MANIFEST, manifest.to_json().encode())
         except OSError as error:
             raise self._refusal(error) from error
@@ -263,10 +267,15 @@ class RecordingWriter:
     def _write(self, kind: PartKind, data: bytes) -> Path:
         number = self.steps_written + self.answers_written
         path = self.folder / PARTS / part_name(number, kind)
+        lasting = kind != "frames"  # pictures are not worth a wait
         try:
-            write_whole(path, data, durable=kind != "frames")  # pictures are not worth a wait
+            if lasting:
+                self._syncer.wait()
+            write_whole(path, data, durable=False)
         except OSError as error:
             raise self._refusal(error) from error
+        if lasting:
+            self._syncer.start(path)
         self.bytes_written += len(data)
         return path
 

@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ import pytest
 from hermes_lab.errors import RecordingError
 from hermes_lab.recording import Manifest, Recording, RecordingWriter, diff
 from hermes_lab.recording import parts as parts_module
+from hermes_lab.recording import syncing
 from tests.recording_streams import Stream, differences, manifest
 
 
@@ -39,7 +41,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 def full_disk(monkeypatch: pytest.MonkeyPatch, where: str, code: int = errno.ENOSPC) -> None:
-    """Let the disk be full when a file is opened, written (half of it goes), synced or renamed."""
+    """Let the disk be full when a file is opened, written (half of it goes) or renamed."""
 
     def refuse(*_: Any) -> Any:
         raise OSError(code, os.strerror(code))
@@ -57,7 +59,7 @@ def full_disk(monkeypatch: pytest.MonkeyPatch, where: str, code: int = errno.ENO
         monkeypatch.setattr(parts_module.os, where, refuse)
 
 
-@pytest.mark.parametrize("where", ["open", "write", "fsync", "replace"])
+@pytest.mark.parametrize("where", ["open", "write", "replace"])
 def test_a_full_disk_loses_nothing_and_the_recording_can_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
@@ -110,12 +112,43 @@ def test_a_disk_that_fills_between_pictures_and_numbers_leaves_neither(
     assert files(tmp_path / "run") == before
 
 
+def test_a_disk_that_refuses_late_is_told_once_and_the_recording_can_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(file: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    (first, table), (second, longer), *_ = Stream().play(2)
+    writer = RecordingWriter(tmp_path / "run", manifest())
+    with monkeypatch.context() as patch:
+        patch.setattr(syncing.os, "fsync", refuse)
+        writer.write_step(first, table)
+        with pytest.raises(RecordingError, match=r"Cannot record .*Input/output error"):
+            writer.write_step(second, longer)
+    writer.write_step(second, longer)
+    writer.finish()
+    assert [snapshot.step for snapshot in Recording.open(tmp_path / "run").steps] == [0, 1]
+
+
+def test_finishing_waits_for_the_disk_and_lets_its_thread_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[int] = []
+    fsync = os.fsync
+    monkeypatch.setattr(syncing.os, "fsync", lambda file: (fsync(file), synced.append(file)))
+    (first, table), *_ = Stream().play(1)
+    with RecordingWriter(tmp_path / "run", manifest()) as writer:
+        writer.write_step(first, table)
+    assert len(synced) == 3  # the manifest, the step, the manifest
+    assert all("recording-sync" not in thread.name for thread in threading.enumerate())
+
+
 def test_other_write_errors_are_told_by_their_reason(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (snapshot, table), *_ = Stream().play(1)
     writer = RecordingWriter(tmp_path / "run", manifest())
-    full_disk(monkeypatch, "fsync", errno.EIO)
+    full_disk(monkeypatch, "replace", errno.EIO)
     with pytest.raises(RecordingError, match=r"Cannot record .*Input/output error.*0 steps"):
         writer.write_step(snapshot, table)
     with pytest.raises(RecordingError, match="Cannot record"):
