@@ -18,9 +18,8 @@ import numpy as np
 import pytest
 
 from hermes_lab.errors import RecordingError
-from hermes_lab.recording import Manifest, Recording, RecordingWriter, diff
+from hermes_lab.recording import Manifest, Recording, RecordingWriter, diff, syncing
 from hermes_lab.recording import parts as parts_module
-from hermes_lab.recording import syncing
 from tests.recording_streams import Stream, differences, manifest
 
 
