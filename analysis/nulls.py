@@ -19,7 +19,7 @@ import torch
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from hermes_lab.errors import LabError
 from hermes_lab.models.base import Adapter, Segment
@@ -36,19 +36,12 @@ def random_twin(adapter: A, seed: int) -> A:
     assert isinstance(model, PreTrainedModel)
     reference = next(model.parameters())
     config = copy.deepcopy(model.config)
-    _stock_attention(config)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         twin = type(model)(config)
+    set_attention(twin, "sdpa")  # as any fresh model has it: the engine prepares it anew
     twin = twin.to(device=reference.device, dtype=reference.dtype).eval().requires_grad_(False)
     return replace(adapter, model=twin, name=f"{adapter.name} (random weights, seed {seed})")
-
-
-def _stock_attention(config: PretrainedConfig) -> None:
-    """Undo what the engine wrote into a configuration, so that the twin is prepared like any fresh model."""
-    for part in (config, *(getattr(config, name, None) for name in config.sub_configs)):
-        if isinstance(part, PretrainedConfig):
-            part._attn_implementation = "sdpa"
 
 
 def permuted_twin(adapter: A, seed: int, *, keep_vision: bool = True) -> A:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from threading import Lock
-from typing import Any, Literal, cast
+from typing import Any, Literal
 from weakref import WeakSet
 
 import torch
@@ -22,10 +22,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
+from hermes_lab import upstream
 from hermes_lab.cache import StreamCache
 from hermes_lab.hooks import HookBoard, tap_decoder
 from hermes_lab.models.base import Adapter
-from hermes_lab.rope import Tables
+from hermes_lab.upstream import Tables
 
 NAME = "hermes_lab_stream"
 RECEIVED_ROWS = 128  # query rows at a time when attention received is summed, to bound memory
@@ -81,6 +82,8 @@ class Pass:
         board: hook points that are listened to.
         before_attention: called with (layer, attention module, normalised hidden states) before each attention.
         last_layer: layer whose rows end the pass (`Enough` is raised); None: it runs through.
+        proving: inputs of attention modules whose keys are to be checked against the tables; None: unchecked.
+        served: layers whose attention came through here.
     """
 
     cache: StreamCache
@@ -95,6 +98,8 @@ class Pass:
     board: HookBoard | None = None
     before_attention: Callable[[int, nn.Module, Tensor], None] | None = None
     last_layer: int | None = None
+    proving: dict[int, Tensor] | None = None
+    served: int = 0
     masks: dict[tuple[int, int], Tensor] = field(default_factory=dict)
 
     def narrow(self, new: int) -> None:
@@ -151,7 +156,12 @@ def stream_attention(
         if mask is None:
             mask = _causal(query.shape[2], key.shape[2], query.device, None, {})
         return _sdpa(query, key, value, mask, scale), None
-    layer = int(cast(Any, module).layer_idx)
+    layer = upstream.layer_index(module)
+    current.served += 1
+    if current.proving is not None:
+        upstream.check_rotation(
+            module, current.proving[layer], current.tables[layer], key[:, :, -query.shape[2] :]
+        )
     point = f"blocks.{layer}.attn."
     if current.listening(point + "hook_rot_q"):
         query = _fire_swapped(current, point + "hook_rot_q", query)
@@ -334,12 +344,11 @@ def instrument(adapter: Adapter) -> None:
 
     The vision encoder keeps the attention it was loaded with.
     """
-    decoder = cast(Any, adapter.decoder)
-    if decoder.config._attn_implementation == NAME:
+    if upstream.has_attention(adapter.decoder, NAME):
         return
-    decoder.config._attn_implementation = NAME
+    upstream.set_attention(adapter.decoder, NAME)
     for layer in adapter.layers:
-        attention = cast(nn.Module, layer.self_attn)
+        attention = upstream.block_of(layer).attention
         attention.register_forward_pre_hook(_place, with_kwargs=True)
 
 
@@ -356,9 +365,10 @@ def _place(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, d
     current = _RUNNING.get()
     if current is None:
         return args, kwargs
-    layer = int(cast(Any, module).layer_idx)
-    hidden = cast(Tensor, kwargs["hidden_states"] if "hidden_states" in kwargs else args[0])
+    layer = upstream.layer_index(module)
+    hidden = upstream.hidden_of(args, kwargs)
     if current.before_attention is not None:
         current.before_attention(layer, module, hidden)
-    cos, sin = current.tables[layer]
-    return args, kwargs | {"position_embeddings": (cos.to(hidden.device), sin.to(hidden.device))}
+    if current.proving is not None:
+        current.proving[layer] = hidden
+    return args, upstream.with_tables(kwargs, current.tables[layer], hidden.device)

@@ -62,6 +62,11 @@ class LayerState:
         return int(self.ids.shape[-1])
 
     @property
+    def stored(self) -> int:
+        """Tokens whose keys are there: `tokens`, and during a pass the new ones, which have no ids yet."""
+        return 0 if self.keys is None else int(self.keys.shape[2])
+
+    @property
     def bytes(self) -> int:
         """Bytes of keys and values."""
         return sum(t.numel() * t.element_size() for t in (self.keys, self.values) if t is not None)
@@ -205,7 +210,7 @@ class StreamLayer(CacheLayerMixin):
 
     def get_seq_length(self) -> int:
         """Tokens held."""
-        return 0 if self.state.keys is None else int(self.state.keys.shape[2])
+        return self.state.stored
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """Length and offset, for transformers' mask builders (which the stream attention bypasses)."""

@@ -12,13 +12,17 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from hermes_lab import upstream
 from hermes_lab.attention import Enough, Knockout, Pass, PassKind, instrument, running, tap
 from hermes_lab.cache import LayerState, StreamCache
 from hermes_lab.errors import ModelError
 from hermes_lab.hooks import HookBoard
 from hermes_lab.models.base import Adapter, Segment
 from hermes_lab.models.cursor import Cursor
-from hermes_lab.rope import Rope, Tables
+from hermes_lab.rope import Rope
+from hermes_lab.upstream import Tables
+
+PROOF_TOKENS, PROOF_STRIDE = 8, 37  # tokens and their distance in the pass that proves a model
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,7 @@ class Engine:
         self.query_heads = int(config.num_attention_heads)
         self.kv_heads = int(config.num_key_value_heads)
         self.window = _window(config)
+        self._proven = False
 
     @property
     def position_limit(self) -> int:
@@ -78,6 +83,7 @@ class Engine:
         Raises:
             ModelError: a sliding-window layer would lose sight of what it holds.
         """
+        self._prove_once()
         self._check_window(cache.states, len(segment))
         positions, tables, cursors = self.place(cache.states, segment, segment.embeds.dtype)
         board = wants.board if wants.board is not None and not wants.board.quiet else None
@@ -104,15 +110,15 @@ class Engine:
 
             current.before_attention = before_attention
         first = positions[0][:, None] if self.rope.axes == 3 else positions[0]
-        decoder = cast(Callable[..., Any], self.adapter.decoder)
         with running(current):
-            hidden = decoder(
-                inputs_embeds=segment.embeds[None],
-                past_key_values=cache,
-                position_ids=first,
-                use_cache=True,
+            hidden = upstream.run_decoder(
+                self.adapter.decoder,
+                cache,
+                segment.embeds,
+                first,
                 **self.adapter.forward_kwargs(segment),
-            ).last_hidden_state[0]
+            )
+        _check_pass(current, len(segment))
         names = ids if ids is not None else torch.full((len(segment),), -1)
         names = names.to(self.adapter.device)
         for layer, holder in enumerate(cache.stream_layers):
@@ -170,14 +176,40 @@ class Engine:
                     hidden = hidden[:, :rows]
                     current.narrow(rows)
                 current.on_rows = listener(layer)
-                where = current.positions[layer]
-                hidden = self.adapter.layers[layer](
+                hidden = upstream.run_layer(
+                    self.adapter.layers[layer],
+                    cache,
                     hidden,
-                    attention_mask=None,
-                    position_ids=where[:1],
-                    past_key_values=cache,
-                    position_embeddings=current.tables[layer],
+                    current.positions[layer][:1],
+                    current.tables[layer],
                 )
+
+    def _prove_once(self) -> None:
+        """Before a model's first pass: its attention must turn keys by the tables of the pass, layer by layer.
+
+        A few tokens are fed with other tables than the decoder makes for itself, as they are whenever layers hold
+        different tokens.
+
+        Raises:
+            ModelError: it does not (see `upstream.check_rotation`), or keeps a cache of its own.
+        """
+        if self._proven:
+            return
+        embeds = self.adapter.embed(torch.arange(PROOF_TOKENS))
+        own = torch.arange(PROOF_TOKENS, device=embeds.device).expand(self.rope.axes, -1)
+        shifted = own * PROOF_STRIDE + PROOF_STRIDE
+        current = Pass(
+            cache=self.new_cache(),
+            kind="prefix",
+            positions=[shifted] * self.layers,
+            tables=[self.rope.tables(shifted, n, embeds.dtype) for n in range(self.layers)],
+            proving={},
+        )
+        first = own[:, None] if self.rope.axes == 3 else own
+        with running(current):
+            upstream.run_decoder(self.adapter.decoder, current.cache, embeds, first)
+        _check_pass(current, PROOF_TOKENS)
+        self._proven = True
 
     @torch.no_grad()
     def logits(self, hidden: Float[Tensor, "token hidden"]) -> Float[Tensor, "token vocabulary"]:
@@ -185,15 +217,6 @@ class Engine:
         head = self.adapter.head
         device = next(head.parameters()).device
         return cast(Tensor, head(hidden.to(device))).float()
-
-    def project(
-        self, module: nn.Module, hidden: Float[Tensor, "1 token hidden"], letter: str
-    ) -> Float[Tensor, "1 head token dim"]:
-        """Queries ("q") or keys ("k") of an attention module before rotation, normalised where the family does."""
-        attention = cast(Any, module)
-        heads = getattr(attention, f"{letter}_proj")(hidden).unflatten(-1, (-1, attention.head_dim))
-        norm = getattr(attention, f"{letter}_norm", None)
-        return (heads if norm is None else norm(heads)).transpose(1, 2)
 
     def _check_window(self, states: Sequence[LayerState], new: int) -> None:
         if self.window is None:
@@ -235,6 +258,14 @@ class Engine:
         where = state.cursor.place(segment)[0].to(self.adapter.device)
         current.positions[layer] = where
         current.tables[layer] = self.rope.tables(where, layer, segment.embeds.dtype)
+
+
+def _check_pass(current: Pass, new: int) -> None:
+    """What must hold after each pass, whatever transformers does with our arguments."""
+    states = current.cache.states
+    upstream.check_served(current.served, len(states))
+    # ids of the new tokens follow when the pass is over, so `tokens` is what a layer held before it
+    upstream.check_grown([s.tokens for s in states], [s.stored for s in states], new)
 
 
 def _window(config: Any) -> int | None:

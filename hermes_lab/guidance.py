@@ -10,18 +10,18 @@ SDPA path of HERMES' released code does.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from hermes_lab import upstream
 from hermes_lab.attention import Knockout, pattern_of
 from hermes_lab.cache import StreamCache
 from hermes_lab.engine import Engine, join
 from hermes_lab.models.base import Segment
 from hermes_lab.policies.base import Guidance
-from hermes_lab.rope import Tables
+from hermes_lab.upstream import Tables
 
 OnRows = Callable[[str, int, Tensor], None]
 """Receives (guidance name, layer, rows [query_head, row, cached token])."""
@@ -88,7 +88,7 @@ def _read_propagated(
     def project(layer: int, module: nn.Module, hidden: Tensor) -> None:
         if on_queries is None or not at[layer]:
             return
-        queries = engine.project(module, hidden, "q")[0]
+        queries = upstream.project(module, hidden, "q")[0]
         for name in at[layer]:
             start, length = rows[name]
             on_queries(name, layer, queries[:, start : start + length])
@@ -144,17 +144,17 @@ def _read_raw(
     knockouts: Sequence[Knockout],
 ) -> tuple[Float[Tensor, "query_head row cached"], Float[Tensor, "query_head row dim"]]:
     """Rows and un-rotated queries of one layer, taken from the prompt's input embeddings."""
-    block = cast(Any, engine.adapter.layers[layer])
+    block = upstream.block_of(engine.adapter.layers[layer])
     state = cache.stream_layers[layer].state
-    attention = cast(nn.Module, block.self_attn)
-    hidden = block.input_layernorm(segment.embeds[None])
-    unrotated = engine.project(attention, hidden, "q")
-    query = _turn(unrotated, *tables)
-    key = _turn(engine.project(attention, hidden, "k"), *tables)
+    hidden = block.attention_norm(segment.embeds[None])
+    unrotated = upstream.project(block.attention, hidden, "q")
+    cos, sin = (table[:, None].to(hidden.device) for table in tables)
+    query = upstream.turn(unrotated, cos, sin)
+    key = upstream.turn(upstream.project(block.attention, hidden, "k"), cos, sin)
     if state.keys is not None:
         key = torch.cat([state.keys.float(), key], 2)
     mask = _mask(layer, state.ids, query.shape[1], len(segment), causal, knockouts)
-    pattern = pattern_of(query, key, mask.to(key.device), float(cast(Any, attention).scaling))
+    pattern = pattern_of(query, key, mask.to(key.device), upstream.score_scale(block.attention))
     return pattern[0, ..., : state.tokens], unrotated[0]
 
 
@@ -175,16 +175,6 @@ def _mask(
         return own
     visible = ~torch.stack(hidden).any(0)[None, :, None]
     return torch.cat([visible.expand(-1, -1, rows, -1), own.expand(-1, heads, -1, -1)], -1)
-
-
-def _turn(x: Tensor, cos: Tensor, sin: Tensor) -> Float[Tensor, "1 head token dim"]:
-    """Rotate queries or keys to their positions, fp32."""
-    cos, sin = cos[:, None].to(x.device), sin[:, None].to(x.device)
-    rotary = cos.shape[-1]
-    part = x[..., :rotary].float()
-    first, second = part.chunk(2, -1)
-    turned = part * cos + torch.cat((-second, first), -1) * sin
-    return torch.cat([turned, x[..., rotary:].float()], -1)
 
 
 def average(rows: Float[Tensor, "query_head row token"], detail: str) -> Float[Tensor, "_ _ token"]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from torch import Tensor, nn
 
+from hermes_lab import upstream
 from hermes_lab.errors import LabError, nearest
 
 if TYPE_CHECKING:
@@ -176,42 +177,34 @@ def tap_decoder(
     taps.on_input(decoder, "hook_embed")
     taps.on_output(cast(nn.Module, decoder.norm), "ln_final.hook_normalized")
     for index, layer in enumerate(layers):
-        block = f"blocks.{index}."
-        attention = cast(Any, layer.self_attn)
-        head_dim = int(attention.head_dim)
+        name = f"blocks.{index}."
+        block = upstream.block_of(layer)
+        attention = cast(Any, block.attention)
+        head_dim = upstream.head_dim(block.attention)
 
         def heads(x: Tensor, dim: int = head_dim) -> Tensor:
             return x.unflatten(-1, (-1, dim))
 
-        parts = dict(layer.named_children())
-        sandwich = "pre_feedforward_layernorm" in parts  # Gemma 3 normalises both ends of a block
-        taps.on_input(layer, block + "hook_resid_pre")
-        taps.on_output(parts["input_layernorm"], block + "ln1.hook_normalized")
-        normed = isinstance(getattr(attention, "q_norm", None), nn.Module)
-        taps.on_output(attention.v_proj, block + "attn.hook_v", heads)
+        taps.on_input(layer, name + "hook_resid_pre")
+        taps.on_output(block.attention_norm, name + "ln1.hook_normalized")
+        taps.on_output(attention.v_proj, name + "attn.hook_v", heads)
         for letter in "qk":
-            if not normed:
-                taps.on_output(
-                    getattr(attention, f"{letter}_proj"), f"{block}attn.hook_{letter}", heads
-                )
-            elif sandwich:
-                _tap_heads_first(
-                    taps, getattr(attention, f"{letter}_norm"), f"{block}attn.hook_{letter}"
-                )
+            norm = upstream.head_norm(block.attention, letter)
+            if norm is None:
+                projection = getattr(attention, f"{letter}_proj")
+                taps.on_output(projection, f"{name}attn.hook_{letter}", heads)
+            elif block.attention_out_norm is not None:
+                _tap_heads_first(taps, norm, f"{name}attn.hook_{letter}")
             else:
-                taps.on_output(getattr(attention, f"{letter}_norm"), f"{block}attn.hook_{letter}")
-        taps.on_input(attention.o_proj, block + "attn.hook_z", heads)
-        if sandwich:
-            taps.on_output(parts["post_attention_layernorm"], block + "hook_attn_out")
-            taps.on_input(parts["pre_feedforward_layernorm"], block + "hook_resid_mid")
-            taps.on_output(parts["pre_feedforward_layernorm"], block + "ln2.hook_normalized")
-            taps.on_output(parts["post_feedforward_layernorm"], block + "hook_mlp_out")
-        else:
-            taps.on_output(attention, block + "hook_attn_out")
-            taps.on_input(parts["post_attention_layernorm"], block + "hook_resid_mid")
-            taps.on_output(parts["post_attention_layernorm"], block + "ln2.hook_normalized")
-            taps.on_output(parts["mlp"], block + "hook_mlp_out")
-        taps.on_output(layer, block + "hook_resid_post")
+                taps.on_output(norm, f"{name}attn.hook_{letter}")
+        projection = upstream.output_projection(block.attention)
+        taps.on_input(projection, name + "attn.hook_z", heads)
+        # where a norm stands behind attention or the MLP, what it lets through is what they add
+        taps.on_output(block.attention_out_norm or block.attention, name + "hook_attn_out")
+        taps.on_input(block.mlp_norm, name + "hook_resid_mid")
+        taps.on_output(block.mlp_norm, name + "ln2.hook_normalized")
+        taps.on_output(block.mlp_out_norm or block.mlp, name + "hook_mlp_out")
+        taps.on_output(layer, name + "hook_resid_post")
 
 
 def _tap_heads_first(taps: Taps, module: nn.Module, name: str) -> None:

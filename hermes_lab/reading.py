@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from hermes_lab import upstream
 from hermes_lab.attention import Pass
 from hermes_lab.cache import LayerState, StreamCache
 from hermes_lab.contract import call, check_indices, expect
@@ -126,7 +127,7 @@ class Reader:
             self.engine, self.stream, stored, layer,
             policy=self.policy, evidence=Evidence.empty(self.engine.layers), seed=self.seed,
         )  # fmt: skip
-        queries = self.engine.project(module, hidden, "q")[0]
+        queries = upstream.project(module, hidden, "q")[0]
         chosen = call(
             self.policy, "recall", layer, lambda: self.policy.recall(RecallView(queries, view))
         )

@@ -8,16 +8,15 @@ rounding of large angles.
 
 from __future__ import annotations
 
-import inspect
-from typing import Any, cast
+from typing import cast
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from hermes_lab import upstream
 from hermes_lab.models.base import Adapter
-
-Tables = tuple[Float[Tensor, "1 token rotary"], Float[Tensor, "1 token rotary"]]
+from hermes_lab.upstream import Tables
 
 
 class Rope:
@@ -26,12 +25,10 @@ class Rope:
     def __init__(self, adapter: Adapter) -> None:
         self.axes = adapter.rotary_axes
         self._module = adapter.rotary
-        self._device = adapter.device
-        takes_type = "layer_type" in inspect.signature(type(self._module).forward).parameters
         kinds = cast("list[str] | None", getattr(adapter.text_config, "layer_types", None))
-        self._kinds: list[str | None] = (
-            list(kinds) if takes_type and kinds else [None] * len(adapter.layers)
-        )
+        typed = upstream.takes_layer_type(self._module) and kinds
+        self._kinds: list[str | None] = list(kinds or ()) if typed else [None] * len(adapter.layers)
+        self._scales: dict[str | None, float] = {}
 
     def kind(self, layer: int) -> str | None:
         """Layers of one kind share their tables."""
@@ -41,16 +38,15 @@ class Rope:
         self, positions: Int[Tensor, "axis token"], layer: int, dtype: torch.dtype = torch.float32
     ) -> Tables:
         """Cosines and sines of the given positions, as the model's attention expects them."""
-        positions = positions[:, None] if self.axes == 3 else positions
-        like = torch.empty(1, dtype=dtype, device=positions.device)
-        kind = self._kinds[layer]
-        extra = () if kind is None else (kind,)
-        return cast(Tables, self._module(like, positions, *extra))
+        return upstream.rotary_tables(self._module, positions, dtype, self._kinds[layer])
 
-    def _attention_scaling(self, layer: int) -> float:
+    def _scale(self, layer: int, device: torch.device) -> float:
+        """What a scaled variant (YaRN, LongRoPE) multiplies its tables by: the cosine of position 0."""
         kind = self._kinds[layer]
-        name = "attention_scaling" if kind is None else f"{kind}_attention_scaling"
-        return float(cast(Any, getattr(self._module, name, None)) or 1.0)
+        if kind not in self._scales:
+            origin = torch.zeros(self.axes, 1, dtype=torch.long, device=device)
+            self._scales[kind] = float(self.tables(origin, layer)[0].max())
+        return self._scales[kind]
 
     def rotate(
         self,
@@ -78,24 +74,14 @@ class Rope:
         cos_delta = cos_new * cos_old + sin_new * sin_old
         sin_delta = sin_new * cos_old - cos_new * sin_old
         # scaled rotary variants (YaRN) multiply both tables: divide once so that keys stay scaled once
-        scale = self._attention_scaling(layer) ** 2
+        scale = self._scale(layer, old.device) ** 2
         if scale != 1.0:
             cos_delta, sin_delta = cos_delta / scale, sin_delta / scale
-        rotary = cos_delta.shape[-1]
-        turned = keys[..., :rotary].float()
-        turned = (turned * cos_delta + _rotate_half(turned) * sin_delta).to(keys.dtype)
-        if rotary == keys.shape[-1]:
-            return turned
-        return torch.cat([turned, keys[..., rotary:]], -1)
+        return upstream.turn(keys, cos_delta, sin_delta).to(keys.dtype)
 
 
 def _flat(positions: Int[Tensor, "head axis token"]) -> Int[Tensor, "axis head_token"]:
     return positions.transpose(0, 1).reshape(positions.shape[1], -1)
-
-
-def _rotate_half(x: Float[Tensor, "... dim"]) -> Float[Tensor, "... dim"]:
-    first, second = x.chunk(2, -1)
-    return torch.cat((-second, first), -1)
 
 
 def compact_ranks(

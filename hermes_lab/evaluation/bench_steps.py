@@ -5,17 +5,15 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
-from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers.cache_utils import DynamicCache
 
-from hermes_lab import guidance
+from hermes_lab import guidance, upstream
 from hermes_lab import policies as registry
-from hermes_lab.attention import NAME
 from hermes_lab.evaluation.bench_inputs import (
     BUDGET_CHUNKS,
     CHUNK_FRAMES,
@@ -25,6 +23,7 @@ from hermes_lab.evaluation.bench_inputs import (
     encoded_chunk,
 )
 from hermes_lab.evaluation.report import Cell, Section
+from hermes_lab.lens.twin import twin_of
 from hermes_lab.session import RecordLevel, StreamSession
 
 WARM_UP = BUDGET_CHUNKS + 1  # chunks until every step compresses
@@ -137,8 +136,7 @@ def against_sdpa(side: Side) -> Section:
     """The same chunk on the same cache through this engine and through transformers' own SDPA and cache."""
     title = f"{side.label}: streaming chunk against plain SDPA prefill"
     run = StreamSession(side.lab, "full")
-    decoder = cast(Any, side.lab.adapter.decoder)
-    plain = DynamicCache()
+    plain, decoder = DynamicCache(), _stock(side.lab.adapter.decoder)
     for _ in range(WARM_UP):
         run.feed_segment(side.segment)
     for layer, state in enumerate(run.stream.cache.states):
@@ -153,9 +151,10 @@ def against_sdpa(side: Side) -> Section:
             started = time.perf_counter()
             run.engine.forward(run.stream.cache, side.segment, "chunk")
             ours.append(time.perf_counter() - started)
-        with _sdpa(decoder), torch.no_grad():
+        with torch.no_grad():
+            where = torch.arange(cached, cached + len(side.segment))[None]
             started = time.perf_counter()
-            decoder(inputs_embeds=side.segment.embeds[None], past_key_values=plain, use_cache=True)
+            upstream.run_decoder(decoder, plain, side.segment.embeds, where)
             theirs.append(time.perf_counter() - started)
         plain.crop(cached - plain.get_seq_length())
         side.tick(title, number + 1, rounds)
@@ -168,15 +167,8 @@ def against_sdpa(side: Side) -> Section:
     )  # fmt: skip
 
 
-class _sdpa(nullcontext[None]):
-    """Run a decoder with transformers' own attention inside the block."""
-
-    def __init__(self, decoder: Any) -> None:
-        super().__init__()
-        self._config = decoder.config
-
-    def __enter__(self) -> None:
-        self._config._attn_implementation = "sdpa"
-
-    def __exit__(self, *_: object) -> None:
-        self._config._attn_implementation = NAME
+def _stock(decoder: nn.Module) -> nn.Module:
+    """The same weights with transformers' own attention, for a comparison that no session notices."""
+    twin = cast(nn.Module, twin_of(decoder))
+    upstream.set_attention(twin, "sdpa")
+    return twin

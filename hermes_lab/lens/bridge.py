@@ -11,20 +11,33 @@ import copy
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, cast
 from weakref import WeakKeyDictionary
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
-from hermes_lab.attention import Pass, current_pass, mask_of, pattern_of, running, weigh
+from hermes_lab import upstream
+from hermes_lab.attention import (
+    Knockout,
+    Pass,
+    current_pass,
+    mask_of,
+    pattern_of,
+    running,
+    weigh,
+)
+from hermes_lab.cache import StreamCache
 from hermes_lab.engine import Engine
 from hermes_lab.errors import LabError
 from hermes_lab.lens.fence import fenced
 from hermes_lab.lens.question_pass import NamesFilter, question_pass
 from hermes_lab.lens.twin import twin_of
+from hermes_lab.models.base import Segment
+from hermes_lab.models.cursor import Cursor
 
 if TYPE_CHECKING:
     from transformer_lens import ActivationCache
@@ -33,6 +46,10 @@ if TYPE_CHECKING:
     from hermes_lab.session import StreamSession
 
 NAME = "hermes_lab_bridge"
+PROOF_GAP = 29  # positions between the prefix and the question when a fresh bridge is compared
+PROOF_TOLERANCE = (
+    1e-4  # relative, in fp32; coarser dtypes are allowed as much more as they are coarser
+)
 FwdHooks = Sequence[tuple[str | Callable[[str], bool], Callable[..., Any]]]
 
 _BOOTED: WeakKeyDictionary[Engine, TransformerBridge] = WeakKeyDictionary()
@@ -96,20 +113,34 @@ class SessionBridge:
             for state in seen.states
         ]
         positions = [state.positions[0, :, state.tokens - new :] for state in seen.states]
-        current = Pass(
-            cache=cache,
-            kind="question",
-            positions=positions,
-            tables=[
-                engine.rope.tables(where, layer, segment.embeds.dtype)
-                for layer, where in enumerate(positions)
-            ],
-            knockouts=tuple(session.knockouts),
-        )
-        first = positions[0][:, None] if engine.rope.axes == 3 else positions[0]
-        inputs = {"past_key_values": cache, "position_ids": first, "use_cache": True}
-        with torch.no_grad(), running(current):
+        knockouts = tuple(session.knockouts)
+        with _serving(self.model, engine, cache, segment, positions, knockouts) as inputs:
             yield segment.embeds[None], inputs
+
+
+@contextmanager
+def _serving(
+    model: TransformerBridge,
+    engine: Engine,
+    cache: StreamCache,
+    segment: Segment,
+    positions: Sequence[Int[Tensor, "axis new"]],
+    knockouts: Sequence[Knockout] = (),
+) -> Generator[dict[str, Any]]:
+    """Keywords of one forward of a bridge over `cache` inside the block, each layer at its own positions.
+
+    Raises:
+        ModelError: a layer that ran attended to the new tokens alone: a bridge that forgets is never silent.
+    """
+    tables = [engine.rope.tables(at, n, segment.embeds.dtype) for n, at in enumerate(positions)]
+    current = Pass(cache, "question", list(positions), tables, knockouts=knockouts)
+    first = positions[0][:, None] if engine.rope.axes == 3 else positions[0]
+    named = {upstream.cache_keyword(model.original_model): cache}
+    with torch.no_grad(), running(current):
+        yield named | {"position_ids": first, "use_cache": True}
+    ran = cache.states[: current.served]
+    held, now = [state.tokens for state in ran], [state.stored for state in ran]
+    upstream.check_grown(held, now, len(segment))
 
 
 def bridge(session: StreamSession) -> SessionBridge:
@@ -120,7 +151,7 @@ def bridge(session: StreamSession) -> SessionBridge:
     (Qwen-VL), its attention hooks are fired from here, so that edits count there too.
 
     Raises:
-        LabError: TransformerLens knows no architecture like the model's.
+        LabError: TransformerLens knows no architecture like the model's, or computes other logits with it.
     """
     engine = session.engine
     if engine not in _BOOTED:
@@ -137,6 +168,7 @@ def _boot(engine: Engine) -> TransformerBridge:
         from transformer_lens.model_bridge.sources.transformers.source import boot
 
         twin = twin_of(engine.adapter.model)
+        decoder = replace(engine.adapter, model=twin).decoder
         architectures = twin.config.architectures
         twin.config.architectures = [architecture]  # a relative that TransformerLens knows
         try:
@@ -159,7 +191,8 @@ def _boot(engine: Engine) -> TransformerBridge:
         block.attn.register_forward_pre_hook(_Placing(layer), with_kwargs=True)
         if not _reimplements(block.attn):
             block.attn.original_component.accepts_pattern_fn = True
-            block.attn.original_component.config._attn_implementation = NAME
+            upstream.set_attention(decoder, NAME)
+    _prove(model, engine)
     return model
 
 
@@ -184,18 +217,45 @@ class _Placing:
         current = current_pass()
         if current is None:
             return args, kwargs
-        hidden = cast(Tensor, kwargs["hidden_states"] if "hidden_states" in kwargs else args[0])
-        cos, sin = current.tables[self._layer]
-        given: dict[str, Any] = {
-            "position_embeddings": (cos.to(hidden.device), sin.to(hidden.device))
-        }
+        hidden = upstream.hidden_of(args, kwargs)
+        current.served += 1
+        given = upstream.with_tables(kwargs, current.tables[self._layer], hidden.device)
         if not _reimplements(module):
-            return args, kwargs | given | {"bridged": module}
+            return args, given | {"bridged": module}
         config = cast(Any, module).original_component.config
         shape = hidden.new_empty(0).expand(1, config.num_attention_heads, hidden.shape[1], 0)
         tokens = current.cache.stream_layers[self._layer].state.tokens + hidden.shape[1]
         mask = mask_of(current, self._layer, shape, tokens)
-        return args, kwargs | given | {"attention_mask": mask}
+        # TransformerLens looks the cache up by name, and its release may know another one than transformers'
+        named = dict.fromkeys(upstream.CACHE_NAMES, current.cache)
+        return args, given | named | {"attention_mask": mask}
+
+
+def _prove(model: TransformerBridge, engine: Engine) -> None:
+    """Compare a fresh bridge with the engine on one question over a short memory, at positions with a gap.
+
+    Raises:
+        LabError: its logits are others.
+    """
+    adapter, cache = engine.adapter, engine.new_cache()
+    prefix, question = adapter.prefix(), adapter.question("what is this")
+    if len(prefix):
+        engine.forward(cache, prefix, "prefix")
+    cache.states = [replace(s, cursor=Cursor(s.cursor.next + PROOF_GAP)) for s in cache.states]
+    positions = engine.place(cache.states, question, question.embeds.dtype)[0]
+    twin = engine.new_cache()
+    twin.states = cache.states
+    expected = engine.logits(engine.forward(cache, question, "question"))
+    with _serving(model, engine, twin, question, positions) as inputs:
+        found = cast(Any, model)(question.embeds[None], **inputs)[0].float()
+    off = float((found - expected.to(found.device)).abs().max() / expected.abs().max())
+    allowed = PROOF_TOLERANCE * torch.finfo(adapter.dtype).eps / torch.finfo(torch.float32).eps
+    if not off <= allowed:
+        raise LabError(
+            f"TransformerLens {version('transformer-lens')} computes other logits for {adapter.name or adapter.family} "
+            f"than {upstream.versions()} does (off by {off:.1%}), so it cannot be bridged; use the session's own hooks, "
+            "session.hooks() and session.run_with_cache(). `hermes-lab doctor` lists the versions that were tested."
+        )
 
 
 def bridged_attention(
@@ -213,7 +273,7 @@ def bridged_attention(
     current = current_pass()
     mask = attention_mask
     if current is not None:
-        mask = mask_of(current, int(cast(Any, module).layer_idx), query, key.shape[2])
+        mask = mask_of(current, upstream.layer_index(module), query, key.shape[2])
     on_scores = None
     if bridged is not None:
         old = key.shape[2] - query.shape[2]

@@ -100,7 +100,7 @@ class Adapter(ABC):
     @property
     @abstractmethod
     def decoder(self) -> nn.Module:
-        """The text model whose forward takes `inputs_embeds` and `past_key_values`; has `.layers`, `.norm`."""
+        """The text model whose forward takes `inputs_embeds` and a KV cache; has `.layers`, `.norm`."""
 
     @property
     def layers(self) -> nn.ModuleList:

@@ -10,6 +10,7 @@ from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGener
 from hermes_lab.pocket.config import PocketConfig
 from hermes_lab.pocket.family import PREPARED, Family, Settings, scale_matrices
 from hermes_lab.pocket.vocabulary import CHAT_TEMPLATE, IMAGE, VIDEO, WORDS
+from hermes_lab.upstream import set_attention
 
 
 class LlavaOnevisionFamily(Family):
@@ -43,8 +44,8 @@ class LlavaOnevisionFamily(Family):
             vision_feature_layer=-1,
             tie_word_embeddings=True,
         )
-        cfg._attn_implementation = attention  # pyright: ignore[reportPrivateUsage]  # how transformers is told
         model = LlavaOnevisionForConditionalGeneration(cfg)
+        set_attention(model, attention)
         scale_matrices(self.projector(model))
         return model
 

@@ -17,6 +17,7 @@ from hermes_lab.models.preprocess import temporal_patches
 from hermes_lab.pocket.config import SYSTEM_PROMPT, TOKENS_PER_FRAME, PocketConfig
 from hermes_lab.pocket.family import PREPARED, Family, Settings, scale_matrices
 from hermes_lab.pocket.vocabulary import IMAGE, VIDEO, WORDS
+from hermes_lab.upstream import set_attention
 
 VIDEO_START, VIDEO_END, VIDEO_PAD, IMAGE_PAD = (
     "<|vision_start|>",
@@ -83,8 +84,8 @@ class Qwen2_5VLFamily(Family):
             vision_end_token_id=self.words.index(VIDEO_END),
             tie_word_embeddings=True,
         )
-        cfg._attn_implementation = attention  # pyright: ignore[reportPrivateUsage]  # how transformers is told
         model = Qwen2_5_VLForConditionalGeneration(cfg)
+        set_attention(model, attention)
         scale_matrices(self.tower(model))
         return model
 

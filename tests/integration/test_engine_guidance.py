@@ -17,6 +17,8 @@ from tests.reference.closeness import EFFECT, RELATIVE, assert_moved, assert_sam
 from tests.reference.literal import Literal, load_eager, text_model
 from tests.reference.streams import Beside, by_head, by_layer, noise, scripted
 
+pytestmark = pytest.mark.upstream
+
 Model = tuple[Lab, Path]
 
 PROMPTS = {

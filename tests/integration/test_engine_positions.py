@@ -22,6 +22,8 @@ from tests.reference.closeness import assert_moved, assert_same
 from tests.reference.literal import Literal
 from tests.reference.streams import QUESTION, Beside, by_layer, noise, scripted
 
+pytestmark = pytest.mark.upstream
+
 Model = tuple[Lab, Path]
 LIMIT = 200
 

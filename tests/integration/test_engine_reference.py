@@ -18,6 +18,8 @@ from tests.reference.closeness import assert_moved, assert_same
 from tests.reference.literal import Layer, load_eager, place, text_model
 from tests.reference.streams import Beside, by_head, by_layer, noise, same_everywhere, scripted
 
+pytestmark = pytest.mark.upstream
+
 Model = tuple[Lab, Path]
 
 

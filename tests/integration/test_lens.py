@@ -18,6 +18,8 @@ from tests.integration.test_session_isolation import frozen, same
 from tests.reference.closeness import EFFECT, RELATIVE, assert_moved, assert_same
 from tests.reference.streams import QUESTION, Beside, by_head, by_layer, noise, scripted
 
+pytestmark = pytest.mark.upstream
+
 Model = tuple[Lab, Path]
 
 EDITED = (

@@ -23,6 +23,8 @@ from tests.integration.test_session_isolation import frozen, same
 from tests.reference.closeness import assert_moved, assert_same
 from tests.reference.streams import QUESTION, by_head, by_layer, noise, scripted
 
+pytestmark = pytest.mark.upstream
+
 BOOTABLE = (*FAMILIES, "smolvlm")
 
 

@@ -24,6 +24,8 @@ from hermes_lab.tokens import Role
 from tests.checkpoints import FAMILIES, VARIANTS
 from tests.segments import QUESTION, frames_of, stream, written
 
+pytestmark = pytest.mark.upstream
+
 EVERY = [*FAMILIES, *VARIANTS]
 TIMES = [0.0, 1.0, 2.0, 61.5]
 

@@ -19,6 +19,8 @@ from hermes_lab.tokens import Role
 from tests.checkpoints import FAMILIES, VARIANTS
 from tests.segments import frames_of
 
+pytestmark = pytest.mark.upstream
+
 EVERY = [*FAMILIES, *VARIANTS]
 PAIRED = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 Checkpoint = Callable[..., Path]

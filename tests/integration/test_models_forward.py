@@ -15,6 +15,8 @@ from hermes_lab.models import Adapter, Cursor, Segment
 from tests.checkpoints import FAMILIES, VARIANTS
 from tests.segments import QUESTION, frames_of, input_ids, place, stream
 
+pytestmark = pytest.mark.upstream
+
 QWEN = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 
 

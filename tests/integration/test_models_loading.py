@@ -18,6 +18,8 @@ from hermes_lab.errors import ModelError
 from tests.checkpoints import FAMILIES, VARIANTS
 from tests.segments import frames_of
 
+pytestmark = pytest.mark.upstream
+
 Checkpoint = Callable[..., Path]
 
 

@@ -41,6 +41,8 @@ from hermes_lab.models.preprocess import (
     temporal_patches,
 )
 
+pytestmark = pytest.mark.upstream
+
 Frame = npt.NDArray[np.uint8]
 LEVELS = 2  # largest difference allowed, of 255
 

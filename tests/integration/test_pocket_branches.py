@@ -9,12 +9,15 @@ import pytest
 import torch
 from transformers import DynamicCache
 
+from hermes_lab import upstream
 from hermes_lab.pocket import data
 from hermes_lab.pocket.branches import answer_logits, watch
 from hermes_lab.pocket.build import build
 from hermes_lab.pocket.config import PocketConfig, Recipe, TextShape, VisionShape
 from hermes_lab.pocket.vocabulary import WORDS, tokenizer
 from hermes_lab.worlds import TYPES
+
+pytestmark = pytest.mark.upstream
 
 TINY = PocketConfig(
     vision=VisionShape(width=32, layers=1, heads=2, mlp=32),
@@ -51,7 +54,7 @@ def _streamed(
     decoder(
         inputs_embeds=embed(torch.tensor(data.PREFIX))[None],
         position_ids=place[None, :prefix],
-        past_key_values=cache,
+        **{upstream.cache_keyword(decoder): cache},
         use_cache=True,
     )
     features = model.model.get_video_features(drawn.frames[stream : stream + 1]).pooler_output[
@@ -62,14 +65,14 @@ def _streamed(
         decoder(
             inputs_embeds=features[:, 16 * t : 16 * (t + 1)],
             position_ids=place[None, at],
-            past_key_values=cache,
+            **{upstream.cache_keyword(decoder): cache},
             use_cache=True,
         )
     start = int(place[prefix + 16 * (frame + 1) - 1]) + 1
     hidden = decoder(
         inputs_embeds=embed(torch.tensor(ids))[None],
         position_ids=torch.arange(start, start + len(ids))[None],
-        past_key_values=cache,
+        **{upstream.cache_keyword(decoder): cache},
         use_cache=True,
     ).last_hidden_state
     return model.lm_head(hidden)[0]

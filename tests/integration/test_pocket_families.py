@@ -12,6 +12,7 @@ import pytest
 import torch
 from transformers import DynamicCache
 
+from hermes_lab import upstream
 from hermes_lab.errors import LabError
 from hermes_lab.models import Adapter, Cursor, Segment, load
 from hermes_lab.pocket import data
@@ -22,6 +23,8 @@ from hermes_lab.pocket.families import FAMILIES, family
 from hermes_lab.pocket.family import Family
 from hermes_lab.pocket.warm import Teacher, take_over, warmed
 from hermes_lab.worlds import TYPES
+
+pytestmark = pytest.mark.upstream
 
 TINY = PocketConfig(
     vision=VisionShape(width=32, layers=2, heads=2, mlp=32),
@@ -82,7 +85,7 @@ class _Stream:
         return self.adapter.decoder(
             inputs_embeds=segment.embeds[None],
             position_ids=positions,
-            past_key_values=self.cache,
+            **{upstream.cache_keyword(self.adapter.decoder): self.cache},
             use_cache=True,
         ).last_hidden_state[0]
 

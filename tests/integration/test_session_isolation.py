@@ -18,6 +18,8 @@ from hermes_lab.policies.base import ReadPlan, RecallView
 from tests.reference.closeness import assert_moved
 from tests.reference.streams import QUESTION, by_head, by_layer, noise, same_everywhere, scripted
 
+pytestmark = pytest.mark.upstream
+
 Model = tuple[Lab, Path]
 
 
