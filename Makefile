@@ -4,29 +4,31 @@ PYTHON ?= python3.11
 TORCH ?= torch==2.13.0
 VENV ?= .venv
 BIN := $(VENV)/bin
+# Exactly the versions that were tested; `make lock` takes newer ones. The build of torch is not in it.
+PIP := PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install -qq --disable-pip-version-check
 # One torch thread per test process: two processes share two cores better than four threads do
 TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
 
-.PHONY: help demo test browser check format types dashboard docs clean
+.PHONY: help demo test browser check format dashboard docs matrix lock clean
 
 help:  ## list what can be made
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-$(VENV)/.torch:
+$(VENV)/.torch: constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$(TORCH)"
+	$(PIP) "$(TORCH)"
 	@touch $@
 
 $(VENV)/.run: pyproject.toml $(VENV)/.torch
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	$(PIP) -e .
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml $(VENV)/.run
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev]"
+	$(PIP) -e ".[dev]"
 	@touch $@
 
 $(VENV)/.docs: pyproject.toml $(VENV)/.run
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[docs]"
+	$(PIP) -e ".[docs]"
 	@touch $@
 
 demo: $(VENV)/.run  ## stream the bundled clip into the default model, ask, record
@@ -54,5 +56,13 @@ docs: $(VENV)/.docs  ## build the documentation into site/, warnings as errors
 	$(BIN)/python scripts/docs_cli.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --clean
 
+matrix: $(VENV)/.dev  ## run the tests that meet other libraries on their oldest and newest versions
+	$(BIN)/python scripts/matrix.py --torch "$(TORCH)" $(MATRIX)
+
+lock: $(VENV)/.dev  ## take the newest versions that pyproject.toml allows into constraints.txt
+	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --all-extras \
+	  --overrides requirements/overrides.in --no-annotate --no-emit-index-url \
+	  --custom-compile-command "make lock" --output-file constraints.txt pyproject.toml requirements/besides.in
+
 clean:  ## remove the virtual environment and caches
-	rm -rf $(VENV) .pytest_cache .hypothesis .ruff_cache
+	rm -rf $(VENV) .matrix .pytest_cache .hypothesis .ruff_cache
