@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
@@ -10,6 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from hermes_lab.errors import LabError
+from hermes_lab.lens.linear import norm_behind, output_weights
 from hermes_lab.lens.question_pass import NamesFilter, question_pass
 
 if TYPE_CHECKING:
@@ -26,7 +29,8 @@ def activation_cache(
     Key axes of `hook_pattern` and `hook_attn_scores` are as long as each layer's own memory; which tokens they
     are is in `session.layer_ids(layer)`, followed by the question's tokens. The cache's `model` carries what
     TransformerLens' residual-stream tools read (`cfg`, `W_U`, `blocks[l].attn.W_O`), not a runnable model; use
-    `hermes_lab.lens.bridge` for one.
+    `hermes_lab.lens.bridge` for one. On Gemma 3, whose heads write through a norm, `W_O` and so the cache's
+    `stack_head_results` raise a `LabError` instead of leaving that norm out.
 
     Args:
         question: plain text.
@@ -65,8 +69,7 @@ def weights_view(session: StreamSession) -> Any:
         dtype=adapter.dtype,
     )
     blocks = [
-        SimpleNamespace(attn=SimpleNamespace(W_O=output_weights(cast(Any, layer).self_attn)))
-        for layer in adapter.layers
+        SimpleNamespace(attn=_AttentionView(layer, adapter.family)) for layer in adapter.layers
     ]
     return SimpleNamespace(
         cfg=config,
@@ -78,10 +81,22 @@ def weights_view(session: StreamSession) -> Any:
     )
 
 
-def output_weights(attention: Any) -> Float[Tensor, "query_head dim hidden"]:
-    """The output projection of an attention module, head by head."""
-    weight = cast(Tensor, attention.o_proj.weight)
-    return weight.T.unflatten(0, (-1, int(attention.head_dim)))
+@dataclass(frozen=True)
+class _AttentionView:
+    """What TransformerLens' tools read of a decoder layer's attention."""
+
+    block: Any
+    family: str
+
+    @property
+    def W_O(self) -> Float[Tensor, "query_head dim hidden"]:
+        """The output projection by head, where it alone says what a head writes."""
+        if norm_behind(self.block) is not None:
+            raise LabError(
+                f"What a head of {self.family} writes is not its z times W_O, since a norm follows; "
+                "use lens.value_weighted or lens.direct_attribution, which count the norm in."
+            )
+        return output_weights(self.block.self_attn)
 
 
 def _directions(unembed: Tensor, tokens: Any) -> Tensor:

@@ -1,4 +1,24 @@
-"""Direct logit attribution: how much each token, through each head, writes towards one answer."""
+"""Direct logit attribution: how much each token, through each head, writes towards one answer.
+
+1. One pass of the question over the memory; norms are held at what they did in it.
+2. The answer's row of the unembedding, carried back through the final norm, is a direction in the residual stream.
+3. What is written along it adds up to the logit: the embedding, each head, each MLP, the biases.
+4. A head's part is the sum over the tokens it reads: pattern times value times output projection, and times the
+   norm that follows the projection in Gemma 3.
+
+Example::
+
+    import hermes_lab
+    from hermes_lab import StreamSession, lens, video
+
+    run = StreamSession(hermes_lab.load("pocket"), policy="full")
+    for chunk in video.open("world:seed=11,frames=32").chunks(16):
+        run.feed(chunk)
+    found = lens.direct_attribution(run, "what is the scene now", "city", "forest")
+    for label, value in found.top(5):
+        print(f"{label:>16}: {value:+.3f}")
+    assert abs(found.parts.sum() - found.total) < 1e-3
+"""
 
 from __future__ import annotations
 
@@ -11,7 +31,7 @@ import torch
 from torch import Tensor
 
 from hermes_lab.lens.linear import ids_by_head, norm_gain, values_by_head, write_weights
-from hermes_lab.lens.logits import answer_ids, answer_pair
+from hermes_lab.lens.logits import Answers, answer_ids, answer_pair
 from hermes_lab.lens.question_pass import question_pass
 
 if TYPE_CHECKING:
@@ -23,14 +43,12 @@ IntArray = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class DirectAttribution:
-    """A logit (or the difference of two) at the question's last token, taken apart.
-
-    The parts add up to `total`: tokens, MLPs, embedding and biases.
+    """A logit (or its difference to others) at the question's last token, taken apart.
 
     Attributes:
         question: what was asked.
-        answer_ids: the token, or the pair of tokens, in question.
-        total: the logit (difference) itself.
+        answer_ids: the token in question, then those that it is compared with.
+        total: the logit (difference) itself; `parts` add up to it.
         tokens: what each cached or question token writes through each head, layer -> [query_head, token].
         ids: global ids of those tokens, -1 for the question's own, layer -> [query_head, token].
         heads: the same summed over tokens, [layer, query_head].
@@ -49,22 +67,49 @@ class DirectAttribution:
     embedding: float
     biases: float
 
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The name of each of `parts`."""
+        layers, heads = self.heads.shape
+        return (
+            "embedding",
+            *(f"layer {n} head {h}" for n in range(layers) for h in range(heads)),
+            *(f"layer {n} MLP" for n in range(layers)),
+            "biases",
+        )
+
+    @property
+    def parts(self) -> npt.NDArray[np.float64]:
+        """What adds up to `total`, in the order of `labels`, [part]."""
+        return np.array([self.embedding, *self.heads.ravel(), *self.mlps, self.biases], np.float64)
+
+    def top(self, k: int = 10) -> list[tuple[str, float]]:
+        """The `k` parts that count most, for or against the answer: (label, value), the largest first."""
+        values, labels = self.parts, self.labels
+        order = np.argsort(-np.abs(values), kind="stable")[:k]
+        return [(labels[i], float(values[i])) for i in order]
+
 
 @torch.no_grad()
 def direct_attribution(
-    session: StreamSession, question: str, answer: str | int, other: str | int | None = None
+    session: StreamSession, question: str, answer: str | int, other: Answers = None
 ) -> DirectAttribution:
-    """Take apart the logit of an answer's first token, or its difference to another's, at the question's end.
+    """Take apart the logit of an answer's first token, or its difference to others', at the question's end.
 
     Norms are held at what they did in this pass, which makes everything after them linear (Elhage et al. 2021,
     "A Mathematical Framework for Transformer Circuits"). Only direct paths count: what a head changes in later
     layers is not attributed to it.
 
+    Args:
+        question: plain text.
+        answer: a text (its first token counts) or a token id.
+        other: what to compare it with; of several, the mean of their logits counts, each first token once.
+
     Raises:
-        LabError: the question is empty, an answer has no token, or both begin with the same one.
+        LabError: the question is empty, an answer has no token, or another begins with the same one.
     """
     engine = session.engine
-    chosen = answer_ids(session, answer) if other is None else answer_pair(session, answer, other)
+    chosen = _chosen(session, answer, other)
     layers = range(engine.layers)
     last = f"blocks.{engine.layers - 1}.hook_resid_post"
     points = [
@@ -114,7 +159,18 @@ def direct_attribution(
     )
 
 
+def _chosen(session: StreamSession, answer: str | int, other: Answers) -> tuple[int, ...]:
+    """First tokens of the answer and of what it is compared with."""
+    if other is None:
+        return answer_ids(session, answer)
+    others = [other] if isinstance(other, str | int) else list(other)
+    answer_ids(session, others)  # says so where there are none
+    return tuple(
+        dict.fromkeys(token for one in others for token in answer_pair(session, answer, one))
+    )
+
+
 def _contrast(of_vocabulary: Tensor, chosen: tuple[int, ...]) -> Tensor:
-    """The entry of one token, or of the first of two minus that of the second."""
-    picked = of_vocabulary[list(chosen)]
-    return picked[0] if len(picked) == 1 else picked[0] - picked[1]
+    """The entry of the first token, less the mean of the others' where there are any."""
+    picked = of_vocabulary[list(chosen)].float()
+    return picked[0] if len(picked) == 1 else picked[0] - picked[1:].mean(0)

@@ -9,7 +9,6 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from hermes_lab.cache import LayerState
-from hermes_lab.lens.activations import output_weights
 
 if TYPE_CHECKING:
     from hermes_lab.session import StreamSession
@@ -27,6 +26,17 @@ def norm_gain(norm: Any, x: Float[Tensor, "row hidden"]) -> Float[Tensor, "row h
     return weight * scale
 
 
+def output_weights(attention: Any) -> Float[Tensor, "query_head dim hidden"]:
+    """The output projection of an attention module, head by head, without what may follow it (`norm_behind`)."""
+    weight = cast(Tensor, attention.o_proj.weight)
+    return weight.T.unflatten(0, (-1, int(attention.head_dim)))
+
+
+def norm_behind(block: Any) -> Any:
+    """The norm between a decoder layer's output projection and the residual stream (Gemma 3), or None."""
+    return block.post_attention_layernorm if hasattr(block, "pre_feedforward_layernorm") else None
+
+
 def write_weights(
     session: StreamSession, layer: int, z: Float[Tensor, "row query_head dim"]
 ) -> tuple[Float[Tensor, "query_head dim hidden"], Float[Tensor, "row hidden"]]:
@@ -38,9 +48,8 @@ def write_weights(
     block = cast(Any, session.engine.adapter.layers[layer])
     weights = output_weights(block.self_attn)
     out = block.self_attn.o_proj(z.flatten(1))
-    if not hasattr(block, "pre_feedforward_layernorm"):
-        return weights, torch.ones_like(out)
-    return weights, norm_gain(block.post_attention_layernorm, out)
+    norm = norm_behind(block)
+    return weights, torch.ones_like(out) if norm is None else norm_gain(norm, out)
 
 
 def values_by_head(state: LayerState, query_heads: int) -> Float[Tensor, "query_head token dim"]:

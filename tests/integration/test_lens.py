@@ -124,11 +124,14 @@ def test_residual_stream_tools_of_transformer_lens_work_on_it(model: Model) -> N
     assert len(labels) == len(stack) == 2 * session.engine.layers + 1
     parts = cache.decompose_resid(mode="all")
     assert_same(parts.sum(0), cache["resid_post", -1])
-    if session.engine.adapter.family != "gemma3":  # its output norm is not part of any head
-        heads = cache.stack_head_results(incl_remainder=False)
-        by_layer_ = heads.unflatten(0, (session.engine.layers, -1)).sum(1)
-        for layer, written in enumerate(by_layer_):
-            assert_same(written, cache["attn_out", layer])
+    if session.engine.adapter.family == "gemma3":  # a norm follows: z W_O is not what a head writes
+        with pytest.raises(LabError, match="not its z times W_O"):
+            cache.stack_head_results(incl_remainder=False)
+        return
+    heads = cache.stack_head_results(incl_remainder=False)
+    by_layer_ = heads.unflatten(0, (session.engine.layers, -1)).sum(1)
+    for layer, written in enumerate(by_layer_):
+        assert_same(written, cache["attn_out", layer])
 
 
 def test_a_filter_keeps_only_what_it_names(model: Model) -> None:
@@ -218,62 +221,6 @@ def test_bad_answers_and_positions_are_named(model: Model) -> None:
     ):
         with pytest.raises(LabError, match=sentence):
             call()
-
-
-# --- value-weighted attention and attribution ------------------------------------------------------------
-@pytest.mark.parametrize("choose", [by_layer, by_head])
-def test_value_weighted_attention_is_the_norm_of_what_each_token_writes(
-    model: Model, choose: Any
-) -> None:
-    both = streamed(model, choose)
-    found = lens.value_weighted(both.session, QUESTION, positions=(0, -1))
-    reference = both.reference
-    reference.feed(both.question(), store=False)
-    patterns = reference.patterns
-    _, cache = both.session.run_with_cache(QUESTION)
-    for layer, block in enumerate(reference.decoder.layers):
-        cached = both.session.stream.cache.states[layer].tokens
-        weight = block.self_attn.o_proj.weight.T.unflatten(0, (-1, reference.dim))
-        for head in range(reference.query_heads):
-            memory = reference.layers[layer].heads[head // 2]
-            ids = found.ids[layer][head]
-            assert np.array_equal(ids[:cached], memory.ids)
-            assert (ids[cached:] == -1).all()
-            for row, position in enumerate((0, len(both.question()) - 1)):
-                written = memory.values @ weight[head]
-                if reference.gemma:
-                    out = block.self_attn.o_proj(cache["z", layer][0, position].flatten().double())
-                    rms = (out.square().mean() + reference.config.rms_norm_eps).sqrt()
-                    written = written * (1 + block.post_attention_layernorm.weight) / rms
-                alpha = patterns[layer][head, position, :cached]
-                expected = alpha * written.norm(dim=-1)
-                assert_same(found.norms[layer][head, row, :cached], expected, 5 * RELATIVE)
-                assert_same(found.attention[layer][head, row, :cached], alpha)
-    flat = found.attention[2] / found.attention[2].sum(-1, keepdims=True)
-    assert np.abs(flat - found.norms[2] / found.norms[2].sum(-1, keepdims=True)).max() > 1e-3
-
-
-@pytest.mark.parametrize("other", [None, "b"])
-def test_direct_attribution_adds_up(model: Model, other: str | None) -> None:
-    both = streamed(model)
-    found = lens.direct_attribution(both.session, QUESTION, "a", other)
-    logits = both.session.question_logits(QUESTION)[-1]
-    ids = lens.answer_ids(both.session, ["a", *([other] if other else [])])
-    expected = float(logits[ids[0]] - (logits[ids[1]] if other else 0))
-    assert found.total == pytest.approx(expected, rel=1e-4)
-    parts = [*found.heads.flatten().tolist(), *found.mlps.tolist(), found.embedding, found.biases]
-    assert sum(parts) == pytest.approx(found.total, abs=10 * RELATIVE * max(map(abs, parts)))
-    for layer, tokens in enumerate(found.tokens):
-        assert tokens.shape == found.ids[layer].shape
-        assert np.allclose(tokens.sum(-1), found.heads[layer], rtol=1e-4, atol=1e-5)
-    if both.lab.adapter.family != "gemma3":
-        _, cache = both.session.run_with_cache(QUESTION)
-        model_ = cache.model
-        direction = model_.W_U[:, ids[0]] - (model_.W_U[:, ids[1]] if other else 0)
-        final = cache["resid_post", -1][0, -1]
-        scaled = direction * model_.ln_final.weight / final.square().mean().sqrt()
-        written = cache["z", 1][0, -1, 2] @ model_.blocks[1].attn.W_O[2] @ scaled
-        assert found.heads[1, 2] == pytest.approx(float(written), rel=1e-3, abs=1e-5)
 
 
 # --- patching ------------------------------------------------------------------------------------------------
