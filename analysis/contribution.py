@@ -9,12 +9,10 @@ touchstone: a measure that does not predict it is no measure of use.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
 from analysis import interventions as knock
 from analysis.answers import Target
@@ -33,8 +31,7 @@ from analysis.structure import (
     named_null_panel,
     panel_table,
 )
-from hermes_lab.lens.activations import output_weights
-from hermes_lab.lens.question_pass import question_pass
+from hermes_lab import lens
 from hermes_lab.session import StreamSession
 from hermes_lab.worlds import Question
 
@@ -45,6 +42,8 @@ SETS = ("newest frames", "anchor slot", "first frame", "evidence frames")
 TOP = 0.05  # of the tokens
 TOP_FRAMES = 0.1
 LEAST = 0.05
+MEASURES_VERSION = 2
+"""Raised when the numbers of a measure change, so that stored ones are not used again."""
 _USES_VIDEO = Need("cost of hiding all video", "capable")
 CLAIMS = (
     Claim(
@@ -190,7 +189,7 @@ def measure(context: StudyContext) -> dict[str, Array]:
         return out
 
     made = context.per_stream(
-        "contribution", context.causal, one, slot, context.settings.per_horizon
+        "contribution", context.causal, one, slot, context.settings.per_horizon, MEASURES_VERSION
     )
     return {name: np.stack([m[name] for m in made]).astype(float) for name in made[0]}
 
@@ -276,48 +275,22 @@ def _on_evidence(layer: Array, total: Array, grid: Grid, asked: Question) -> Arr
     return share * grid.frames / frames.size
 
 
-@torch.inference_mode()
 def token_measures(session: StreamSession, grid: Grid, question: str, target: Target) -> Array:
     """Mass, value-weighted contribution and signed logit attribution, [measure, layer, head, frame, slot].
 
-    The attribution is the direct path: through the final norm with its scale held fixed, past later layers.
+    All at the question's last token, as `hermes_lab.lens` has them: the attribution is the direct path, past
+    later layers, towards the answer and away from the mean of its alternatives.
     """
-    engine = session.engine
-    layers = range(engine.layers)
-    last = f"blocks.{engine.layers - 1}.hook_resid_post"
-    names = [f"blocks.{layer}.attn.hook_pattern" for layer in layers]
-    seen = question_pass(session, question, [*names, last])
-    direction = _direction(session, seen.activations[last][0, -1].float(), target)
-    ids = torch.as_tensor(grid.ids.ravel())
-    out: list[Array] = []
-    for layer, name in zip(layers, names, strict=True):
-        weights = seen.activations[name][0, :, -1].float().cpu()[:, ids]
-        values = seen.states[layer].values
-        assert values is not None
-        heads = weights.shape[0] // values.shape[1]
-        v = values[0].float().cpu()[:, ids].repeat_interleave(heads, 0)
-        attention = cast(Any, engine.adapter.layers[layer]).self_attn
-        w_o = output_weights(attention).float().cpu()
-        # |v W_O| from the Gram matrix: no [token, hidden] array is made
-        gram = w_o @ w_o.transpose(1, 2)
-        size = ((v @ gram) * v).sum(-1).clamp_min(0).sqrt()
-        along = torch.einsum("htd,hdm,m->ht", v, w_o, direction)
-        out.append(torch.stack([weights, weights * size, weights * along]).double().numpy())
-    stacked = np.stack(out, 1)
+    weighted = lens.value_weighted(session, question)
+    direct = lens.direct_attribution(session, question, target.answer, target.others)
+    chosen = grid.ids.ravel()
+    measures = (
+        [layer[:, 0, chosen] for layer in weighted.attention],
+        [layer[:, 0, chosen] for layer in weighted.norms],
+        [layer[:, chosen] for layer in direct.tokens],
+    )
+    stacked = np.asarray(measures, float)
     return stacked.reshape(*stacked.shape[:3], grid.frames, grid.slots)
-
-
-def _direction(session: StreamSession, residual: Tensor, target: Target) -> Tensor:
-    """What moves the answer's margin, read through the final norm at this residual stream, [hidden]."""
-    adapter = session.engine.adapter
-    unembed = cast(Any, adapter.head).weight.float()
-    answer = unembed[target.answer] - unembed[list(target.others)].mean(0)
-    norm = cast(Any, adapter.decoder).norm
-    ones = torch.ones_like(residual)
-    gain = norm(
-        ones.to(next(norm.parameters()).dtype)
-    ).float()  # the norm's weights: 1s have an RMS of 1
-    return (answer * gain / residual.square().mean().sqrt()).cpu()
 
 
 # --- tables --------------------------------------------------------------------------------------------------

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -13,8 +12,7 @@ import torch
 
 from hermes_lab import lens
 from hermes_lab.errors import LabError
-from hermes_lab.lens.activations import output_weights
-from hermes_lab.lens.question_pass import question_pass
+from hermes_lab.lens.tokens import check_head
 from hermes_lab.session import StreamSession
 from hermes_lab.tokens import Role
 
@@ -25,34 +23,31 @@ RANDOM_DRAWS = 8
 def value_weighted(
     session: StreamSession, question: str, layer: int, head: int
 ) -> tuple[Floats, Floats, Floats]:
-    """One head's attention by frame, plain and weighted by |W_O W_V x|, each as shares; and the frames' times.
+    """One head's attention by frame, plain and value-weighted, each as shares; and the frames' times in seconds.
 
-    The weighting is the norm-based analysis of Kobayashi et al. 2020 (arXiv 2004.10102), per head.
+    Both are means over the question's tokens of what `hermes_lab.lens.value_weighted` reads.
+
+    Raises:
+        LabError: the question is empty, or there is no such layer or head.
     """
-    name = f"blocks.{layer}.attn.hook_pattern"
-    seen = question_pass(session, question, name)
-    state = seen.states[layer]
-    pattern = seen.activations[name][0, head].float().mean(0)
-    engine = session.engine
-    kv = head * engine.kv_heads // engine.query_heads
-    assert state.values is not None
-    weights = output_weights(cast(Any, engine.adapter.layers[layer]).self_attn)[head].float()
-    length = (state.values[0, kv].float() @ weights).norm(dim=-1)
-    ids = state.ids[min(kv, state.ids.shape[0] - 1)].cpu().numpy()
+    head = check_head(session, head)
+    read = lens.value_weighted(session, question, positions=None, layers=(layer,))
+    attention, norms = read.attention[0][head].mean(0), read.norms[0][head].mean(0)
+    ids = read.ids[0][head]
     known = ids >= 0
     frame = np.where(known, session.table.column("frame")[np.maximum(ids, 0)], -1)
     inside = frame >= 0
     frames = session.stream.frames_seen
 
-    def shares(values: torch.Tensor) -> Floats:
-        mass = np.bincount(frame[inside], weights=values.cpu().numpy()[inside], minlength=frames)
+    def shares(values: npt.NDArray[np.float32]) -> Floats:
+        mass = np.bincount(frame[inside], weights=values[inside], minlength=frames)
         return mass / max(mass.sum(), 1e-12)
 
     time_s = np.arange(frames, dtype=float)
     all_frames = session.table.column("frame")
     has = all_frames >= 0
     time_s[all_frames[has]] = session.table.column("time_s")[has]
-    return shares(pattern), shares(pattern * length), time_s
+    return shares(attention), shares(norms), time_s
 
 
 @dataclass(frozen=True)

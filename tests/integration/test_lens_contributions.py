@@ -1,4 +1,4 @@
-"""Value-weighted attention and logit attribution: the lens against the literal decoder."""
+"""Value-weighted attention and logit attribution: the lens against the literal decoder, and who calls the lens."""
 
 from __future__ import annotations
 
@@ -9,7 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+from analysis.answers import Target
+from analysis.contribution import MEASURES, token_measures
+from analysis.streams import Grid
+from dashboards import readings
 from hermes_lab import StreamSession, lens
 from hermes_lab.errors import LabError
 from hermes_lab.lab import Lab
@@ -144,3 +149,62 @@ def test_the_example_of_the_page_runs(capsys: pytest.CaptureFixture[str]) -> Non
     example = textwrap.dedent((attribution.__doc__ or "").split("Example::")[1])
     exec(compile(example, "the example in hermes_lab/lens/attribution.py", "exec"), {})
     assert len(capsys.readouterr().out.splitlines()) == 5
+
+
+# --- analysis and dashboard read what the lens reads -----------------------------------------------------
+def test_the_study_reads_what_the_lens_reads(model: Model) -> None:
+    """Mass, values and logit of every video token; towards the answer, away from the mean alternative."""
+    session = full(model)
+    grid = Grid.of(session)
+    target = Target(5, (40, 41, 77))
+    found = dict(zip(MEASURES, token_measures(session, grid, QUESTION, target), strict=True))
+    weighted = lens.value_weighted(session, QUESTION)
+    direct = lens.direct_attribution(session, QUESTION, 5, (40, 41, 77))
+    assert direct.total == pytest.approx(
+        float(target.margin(session.question_logits(QUESTION)[-1])), abs=1e-5
+    )
+    for layer in range(session.engine.layers):
+        for head in range(session.engine.query_heads):
+            place = {int(i): n for n, i in enumerate(weighted.ids[layer][head]) if i >= 0}
+            at = np.array([[place[int(i)] for i in frame] for frame in grid.ids])
+            assert_same(found["mass"][layer, head], weighted.attention[layer][head, 0][at], 0)
+            assert_same(found["value"][layer, head], weighted.norms[layer][head, 0][at], 0)
+            assert_same(found["logit"][layer, head], direct.tokens[layer][head][at], 0)
+
+
+@torch.no_grad()
+def test_the_studys_measures_are_written_into_the_residual_stream(model: Model) -> None:
+    """With the question's own tokens and the prefix, a head's tokens add up to what attention wrote for the answer."""
+    session = full(model)
+    direct = lens.direct_attribution(session, QUESTION, 5, (40, 41, 77))
+    _, cache = session.run_with_cache(QUESTION)
+    adapter = session.engine.adapter
+    final = cache["resid_post", -1][0, -1:]
+    toward = adapter.head.weight[5] - adapter.head.weight[[40, 41, 77]].mean(0)
+    scale = adapter.decoder.norm(final)[0] / final[0]
+    for layer, block in enumerate(adapter.layers):
+        bias = block.self_attn.o_proj.bias
+        written = cache["attn_out", layer][0, -1] - (0 if bias is None else bias)
+        expected = float(written @ (toward * scale))
+        assert direct.heads[layer].sum() == pytest.approx(expected, rel=1e-3, abs=1e-4)
+
+
+def test_the_dashboard_reads_what_the_lens_reads(model: Model) -> None:
+    both = streamed(model)
+    layer, head = 2, 3
+    mass, weighted, time_s = readings.value_weighted(both.session, QUESTION, layer, head)
+    read = lens.value_weighted(both.session, QUESTION, positions=None)
+    ids = read.ids[layer][head]
+    frames = both.session.table.column("frame")
+    for got, rows in ((mass, read.attention), (weighted, read.norms)):
+        expected = np.zeros(both.session.stream.frames_seen)
+        for token, value in zip(ids, rows[layer][head].astype(float).mean(0), strict=True):
+            if token >= 0 and frames[token] >= 0:
+                expected[frames[token]] += value
+        assert_same(got, expected / expected.sum())
+    assert np.abs(mass - weighted).max() > 1e-3
+    assert time_s.tolist() == [0.0, 1.0, 2.0, 3.0]
+    with pytest.raises(LabError, match="There is no layer 9"):
+        readings.value_weighted(both.session, QUESTION, 9, 0)
+    with pytest.raises(LabError, match="There is no query head 9"):
+        readings.value_weighted(both.session, QUESTION, 0, 9)

@@ -110,19 +110,6 @@ def test_contributions_match_explicit_products(setting):
         assert got == pytest.approx([float(e) for e in expected], rel=2e-3, abs=1e-7)
 
 
-def test_the_answers_direction_reads_the_margin(setting):
-    """All of the residual stream along the direction is the margin itself."""
-    _, stream, _, session, _ = setting
-    asked = stream.questions(1)[0]
-    target = Target.of(session, asked)
-    name = f"blocks.{PLANT.layers - 1}.hook_resid_post"
-    final = question_pass(session, asked.text, name).activations[name][0, -1]
-    read = float(final @ contribution._direction(session, final, target))
-    assert read == pytest.approx(
-        float(target.margin(session.question_logits(asked.text)[-1])), abs=1e-4
-    )
-
-
 def test_captured_use():
     drop = np.zeros(20)
     drop[[3, 7]] = 3.0, 1.0
