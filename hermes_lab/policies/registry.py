@@ -13,14 +13,13 @@ import ast
 import dataclasses
 import importlib
 import inspect
-import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint, entry_points
 from typing import Any, ClassVar, cast, get_origin
 
 from hermes_lab.errors import PolicyError, nearest
+from hermes_lab.plugins import Plugins
 from hermes_lab.policies.base import Need, Policy
 from hermes_lab.policies.settings import FieldInfo, describe
 
@@ -69,10 +68,7 @@ BUILTIN: dict[str, str] = {
     "kvpress": "kvpress:KVPress",
 }
 
-_log = logging.getLogger(__name__)
 _registered: dict[str, type[Policy]] = {}
-_plugins: dict[str, type[Policy]] | None = None
-_problems: dict[str, str] = {}
 
 
 @dataclass(frozen=True)
@@ -130,13 +126,12 @@ def from_config(config: Mapping[str, Any]) -> Policy:
 
 def names() -> list[str]:
     """All policies that can be asked for, sorted; plug-ins that cannot be loaded are left out and logged."""
-    return sorted(BUILTIN.keys() | _load_plugins().keys() | _registered.keys())
+    return sorted(BUILTIN.keys() | _plugins.found().keys() | _registered.keys())
 
 
 def problems() -> tuple[str, ...]:
     """One sentence for each installed plug-in that could not be used."""
-    _load_plugins()
-    return tuple(_problems.values())
+    return tuple(_plugins.problems().values())
 
 
 def policy_class(name: str) -> type[Policy]:
@@ -152,11 +147,10 @@ def policy_class(name: str) -> type[Policy]:
         return cast("type[Policy]", getattr(loaded, attribute))
     if key in _registered:
         return _registered[key]
-    plugins = _load_plugins()
-    if key in plugins:
-        return plugins[key]
-    if key in _problems:
-        raise PolicyError(_problems[key])
+    if key in _plugins.found():
+        return _plugins.found()[key]
+    if key in _plugins.problems():
+        raise PolicyError(_plugins.problems()[key])
     raise PolicyError(f"There is no policy {name!r}; {nearest(key, names())}")
 
 
@@ -278,39 +272,12 @@ def _restore(value: Any) -> Any:
     return value
 
 
-def _load_plugins() -> dict[str, type[Policy]]:
-    """Import the plug-ins of installed packages once; a faulty one is noted and the others go on."""
-    global _plugins
-    if _plugins is None:
-        _plugins = {}
-        for entry in entry_points(group=GROUP):
-            try:
-                _plugins[entry.name] = _load(entry, _plugins)
-            except PolicyError as error:
-                _problems[entry.name] = str(error)
-                _log.warning("%s", error)
-    return _plugins
-
-
-def _load(entry: EntryPoint, loaded: Mapping[str, type[Policy]]) -> type[Policy]:
-    package = f" of package {entry.dist.name!r}" if entry.dist is not None else ""
-    about = f"Policy plug-in {entry.name!r}{package} cannot be used"
-    if entry.name in BUILTIN or entry.name in loaded:
-        owner = "a built-in policy" if entry.name in BUILTIN else "another plug-in"
-        raise PolicyError(f"{about}: its name belongs to {owner}; rename its entry point.")
-    try:
-        cls = entry.load()
-    except (Exception, SystemExit) as error:  # whatever a stranger's module does on import
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise PolicyError(
-            f"{about}: loading {entry.value!r} failed with {reason.rstrip('.')}."
-        ) from error
+def _plugin_fault(name: str, cls: Any) -> str | None:
+    """Why what an entry point names is no policy of that name, or None."""
     fault = _fault(cls)
-    if fault is None and cls.name != entry.name:
+    if fault is None and cls.name != name:
         fault = f"its class is named {cls.name!r}; both names must be the same"
-    if fault is not None:
-        raise PolicyError(f"{about}: {fault}.")
-    return cls
+    return fault
 
 
 def _fault(cls: Any) -> str | None:
@@ -332,7 +299,7 @@ def _origin(cls: type[Policy]) -> str:
         return "registered"
     if cls.name in BUILTIN:
         return "built-in"
-    for entry in entry_points(group=GROUP):
-        if entry.name == cls.name and entry.dist is not None:
-            return entry.dist.name
-    return "plug-in"
+    return _plugins.package(cls.name)
+
+
+_plugins = Plugins(GROUP, "policy", BUILTIN, _plugin_fault)

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal
 
 import pytest
 
-from hermes_lab import policies
+from hermes_lab import plugins, policies
 from hermes_lab.errors import PolicyError
 from hermes_lab.policies import registry
 from hermes_lab.policies.base import LayerView, Need, Policy, Scores, setting
@@ -217,7 +217,7 @@ def test_incomplete_classes_are_refused(wrong: Any, words: str) -> None:
 
 # --- plug-ins ---------------------------------------------------------------------------------------
 @pytest.fixture
-def plugins(monkeypatch: pytest.MonkeyPatch) -> None:
+def installed(monkeypatch: pytest.MonkeyPatch) -> None:
     """One sound plug-in among faulty ones, as entry points of installed packages would be."""
     here = __name__
     entries = [
@@ -229,15 +229,15 @@ def plugins(monkeypatch: pytest.MonkeyPatch) -> None:
         EntryPoint("fifo", f"{here}:Impostor", registry.GROUP),
         EntryPoint("toy", f"{here}:Toy", registry.GROUP),
     ]
-    monkeypatch.setattr(registry, "entry_points", lambda group: entries)
-    monkeypatch.setattr(registry, "_plugins", None)
-    monkeypatch.setattr(registry, "_problems", {})
+    monkeypatch.setattr(plugins, "entry_points", lambda group: entries)
+    monkeypatch.setattr(registry._plugins, "_found", None)
+    monkeypatch.setattr(registry._plugins, "_problems", {})
 
 
 plain_number = 3
 
 
-@pytest.mark.usefixtures("plugins")
+@pytest.mark.usefixtures("installed")
 def test_faulty_plugins_do_not_harm_the_others(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         assert "toy" in policies.names()
@@ -263,7 +263,7 @@ def test_builtin_policies_load_no_plugin(monkeypatch: pytest.MonkeyPatch) -> Non
     def refuse(group: str) -> list[EntryPoint]:
         raise AssertionError("a plug-in was looked for")
 
-    monkeypatch.setattr(registry, "entry_points", refuse)
-    monkeypatch.setattr(registry, "_plugins", None)
+    monkeypatch.setattr(plugins, "entry_points", refuse)
+    monkeypatch.setattr(registry._plugins, "_found", None)
     assert policies.get("hermes(budget_tokens=8)").budget_tokens == 8
     assert policies.info("hermes").origin == "built-in"
