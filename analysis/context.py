@@ -305,7 +305,7 @@ class StudyContext:
         tested = self.held_out if held_out is None else held_out
         everything = (*self.development, *tested)
         return Data(
-            kind="procedural worlds (hermes_lab.worlds), 1 frame a second",
+            kind="procedural worlds (hermes_lab.worlds), 1 frame per second",
             development=tuple(s.name for s in self.development),
             held_out=tuple(s.name for s in tested),
             hashes={s.name: s.digest[:16] for s in everything},

@@ -84,7 +84,7 @@ CLAIMS = (
         reference=0.0,
         smallest_effect=LEAST,
         status="confirmed",
-        paper="HERMES (arXiv 2601.14724), section 2: one anchor token a frame",
+        paper="HERMES (arXiv 2601.14724), section 2: one anchor token per frame",
     ),
 )  # fmt: skip
 

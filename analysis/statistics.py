@@ -232,7 +232,7 @@ def sign_flip_test(
 ) -> SignFlipTest:
     """Test whether mean within-stream differences [stream, ...] are beyond 0, corrected over all entries.
 
-    Under the null a stream's difference is as likely to have either sign; one sign a stream is flipped for
+    Under the null a stream's difference is as likely to have either sign; one sign per stream is flipped for
     all entries together, so their dependence is kept. All patterns are enumerated where `draws` allows.
     The smallest p that n streams can give is 2 ** -n.
     """

@@ -2,21 +2,32 @@
 
 A table is a mapping from column names to equally long lists, as in a report's JSON or CSV. Traces and lines
 that show a null carry `meta={"null": True}`, so that a figure without one can be refused.
+
+Reports name these functions by the keys of `FUNCTIONS`, and old reports are read for years: a function here may be
+renamed, a key may not.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from hermes_lab.errors import LabError
+from hermes_lab.figures.study_bars import (
+    depth_models,
+    effect_bars,
+    horizon_bars,
+    knockout_matrix,
+    use_bars,
+)
 from hermes_lab.figures.study_parts import (
+    HORIZONS,
     NULL,
     Columns,
-    add_bars,
     add_line,
     add_reference,
     by_series,
@@ -29,31 +40,38 @@ from hermes_lab.figures.study_parts import (
     rows_of,
     unique,
 )
-from hermes_lab.figures.theme import DASHES, DIVERGING, GREY, SERIES, styled
+from hermes_lab.figures.theme import DIVERGING, GREY, SERIES, styled
 
 FOOTNOTE = "Attention share is a routing measure. Use knockout to test influence."
-HORIZONS = ("now", "recent", "long")
+FigureFunction = Callable[..., go.Figure]
+"""Takes the columns of one or more tables, and options by name."""
 
 
-def draw(function: str, tables: Sequence[Columns], **options: Any) -> go.Figure:
-    """Draw a figure by the name that a report gives.
+def draw(function: str | FigureFunction, tables: Sequence[Columns], **options: Any) -> go.Figure:
+    """Draw a figure by the name that a report gives, or by a function of a study's own.
 
     Raises:
-        LabError: no figure function has that name, or the figure shows no null.
+        LabError: no figure function has that name, or what it gives is no figure or shows no null.
     """
-    if function not in FUNCTIONS:
-        raise LabError(f"There is no study figure {function!r}; update the package to draw it.")
-    figure = FUNCTIONS[function](*tables, **options)
-    if not has_null(figure):
+    if isinstance(function, str):
+        if function not in FUNCTIONS:
+            raise LabError(f"There is no study figure {function!r}; update the package to draw it.")
+        name, function = function, FUNCTIONS[function]
+    else:
+        name = getattr(function, "__name__", "of this study")
+    figure: object = function(*tables, **options)
+    if not isinstance(figure, go.Figure):
         raise LabError(
-            f"The figure {function!r} shows no null; a finding is not drawn without one."
+            f"The figure function {name!r} gave back {type(figure).__name__}; it must return a plotly figure."
         )
+    if not has_null(figure):
+        raise LabError(f"The figure {name!r} shows no null; a finding is not drawn without one.")
     return figure
 
 
 # --- nulls and heads ---------------------------------------------------------------------------------
 def null_panel(columns: Columns) -> go.Figure:
-    """Every claim's metric as observed and under each control, on one axis a claim (preconditions, which have
+    """Every claim's metric as observed and under each control, on one axis per claim (preconditions, which have
     other units, are left to the table)."""
     rows = [row for row in rows_of(columns) if row["role"] != "capable"]
     names = unique(rows, "claim")
@@ -131,7 +149,7 @@ def depth_curves(columns: Columns, *, reference: float = 0.0, y: str = "value") 
 
 
 def age_profiles(columns: Columns) -> go.Figure:
-    """Share over uniform by age, one panel a band."""
+    """Share over uniform by age, one panel per band."""
     rows = rows_of(columns)
     bands = list(dict.fromkeys(str(row["series"]).split(": ")[0] for row in rows))
     figure = facets(bands)
@@ -174,7 +192,7 @@ def forgetting_rates(columns: Columns) -> go.Figure:
 
 
 def slot_maps(columns: Columns, *, cols: int = 1) -> go.Figure:
-    """Share of every slot as a map of the frame, a row a band and a column a condition."""
+    """Share of every slot as a map of the frame, one row per band and one column per condition."""
     rows = rows_of(columns)
     pairs = [tuple(str(row["series"]).split(": ")) for row in rows]
     bands = list(dict.fromkeys(band for band, _ in pairs))
@@ -236,57 +254,18 @@ def feature_heads(columns: Columns) -> go.Figure:
     return panels(figure, x="layer", height=300 * -(-len(names) // 2))
 
 
-def depth_models(columns: Columns) -> go.Figure:
-    """How much of the change over depth each description predicts on left-out streams."""
-    figure = go.Figure()
-    rows = rows_of(columns)
-    for number, (source, mine) in enumerate(by_series(rows, "source").items()):
-        figure.add_bar(
-            x=[row["description"] for row in mine], y=[row["explained"] for row in mine], name=source,
-            marker={"color": SERIES[number], "pattern": {"shape": "/" if number else ""}},
-        )  # fmt: skip
-    add_reference(figure, unique(rows, "description"), 0.0, "null: one level for all layers")
-    return styled(figure, x="description", y="explained (free curve = 1)", height=320)
-
-
-def window_curves(columns: Columns) -> go.Figure:
-    """Effect of hiding a set in a window of layers, a panel a horizon."""
+def drop_curves(columns: Columns, *, x: str, title: str, x_type: str | None = None) -> go.Figure:
+    """What hiding costs along the column `x` (windows of layers, numbers of frames), one panel per horizon."""
     rows = rows_of(columns)
     figure = facets(HORIZONS)
     for place, horizon in enumerate(HORIZONS, 1):
         mine = [row for row in rows if row["horizon"] == horizon]
         for number, (name, some) in enumerate(by_series(mine).items()):
-            add_line(
-                figure, some, "window", name, number=number, place=(1, place), legend=place == 1
-            )
-        add_reference(
-            figure, unique(mine, "window"), 0.0, "nothing hidden", (1, place), legend=place == 1
-        )
-    panels(figure, x="window of layers", height=340)
+            add_line(figure, some, x, name, number=number, place=(1, place), legend=place == 1)
+        add_reference(figure, unique(mine, x), 0.0, "nothing hidden", (1, place), legend=place == 1)
+    panels(figure, x=title, height=340)
+    figure.update_xaxes(type=x_type)
     return figure.update_yaxes(title_text="drop (all video = 1)", col=1)
-
-
-def dose_curves(columns: Columns) -> go.Figure:
-    """Effect of hiding or keeping more and more frames, a panel a horizon."""
-    rows = rows_of(columns)
-    figure = facets(HORIZONS)
-    for place, horizon in enumerate(HORIZONS, 1):
-        mine = [row for row in rows if row["horizon"] == horizon]
-        for number, (name, some) in enumerate(by_series(mine).items()):
-            add_line(
-                figure, some, "frames", name, number=number, place=(1, place), legend=place == 1
-            )
-        add_reference(
-            figure, unique(mine, "frames"), 0.0, "nothing hidden", (1, place), legend=place == 1
-        )
-    panels(figure, x="frames", height=340)
-    figure.update_xaxes(type="log")
-    return figure.update_yaxes(title_text="drop (all video = 1)", col=1)
-
-
-def agreement_curves(columns: Columns) -> go.Figure:
-    """Agreement of prompts with the question by layer; random words and age are the nulls."""
-    return depth_curves(columns, reference=0.0, y="rank correlation")
 
 
 def lens_curves(columns: Columns) -> go.Figure:
@@ -306,51 +285,6 @@ def lens_curves(columns: Columns) -> go.Figure:
     return panels(figure, x="layer", height=340)
 
 
-# --- bars --------------------------------------------------------------------------------------------
-def effect_bars(columns: Columns, *, reference: float = 0.0) -> go.Figure:
-    """Effects beside matched random ones, grouped by horizon or layers."""
-    figure = go.Figure()
-    rows = rows_of(columns)
-    group = "horizon" if "horizon" in columns else "layers"
-    for number, (name, mine) in enumerate(by_series(rows).items()):
-        add_bars(figure, mine, group, name, number=number)
-    add_reference(figure, unique(rows, group), reference, "no effect", legend=False)
-    return styled(figure, x=group, y="drop of the margin", height=320)
-
-
-def knockout_matrix(columns: Columns) -> go.Figure:
-    """Drop for every set, layer range and horizon; the matched random set is the grey cross beside it."""
-    rows = rows_of(columns)
-    directions = unique(rows, "direction")
-    figure = facets([f"{d}: {h}" for d in directions for h in HORIZONS], rows=len(directions))
-    for i, direction in enumerate(directions, 1):
-        for j, horizon in enumerate(HORIZONS, 1):
-            mine = [r for r in rows if r["direction"] == direction and r["horizon"] == horizon]
-            for number, (name, some) in enumerate(by_series(mine, "set").items()):
-                first = i == 1 and j == 1
-                figure.add_scatter(
-                    x=[row["layers"] for row in some], y=[row["drop"] for row in some], name=name,
-                    legendgroup=name, showlegend=first, mode="markers+lines",
-                    marker={"color": SERIES[number % len(SERIES)], "size": 8},
-                    line={"dash": DASHES[number % len(DASHES)], "width": 1},
-                    error_y=errors(some, "drop"), row=i, col=j,
-                )  # fmt: skip
-                matched = [
-                    row for row in some if row["random_drop"] is not None
-                    and row["random_drop"] == row["random_drop"]
-                ]  # fmt: skip
-                if matched:
-                    figure.add_scatter(
-                        x=[row["layers"] for row in matched], y=[row["random_drop"] for row in matched],
-                        name=f"{name}, matched random", legendgroup=name, showlegend=first,
-                        mode="markers", marker={"color": SERIES[number % len(SERIES)], "symbol": "x-thin",
-                                                "size": 9, "line": {"color": GREY, "width": 2}},
-                        meta=NULL, row=i, col=j,
-                    )  # fmt: skip
-    panels(figure, height=330 * len(directions))
-    return figure.update_yaxes(title_text="drop (all video = 1)", col=1)
-
-
 def set_shares(columns: Columns) -> go.Figure:
     """Share of token sets under mass, values and logits by layer; uniform is 1."""
     rows = rows_of(columns)
@@ -367,52 +301,29 @@ def set_shares(columns: Columns) -> go.Figure:
     return figure.update_yaxes(title_text="share vs uniform", col=1)
 
 
-def use_bars(columns: Columns) -> go.Figure:
-    """Which measure predicts what matters, by horizon."""
-    figure = go.Figure()
-    for number, (name, mine) in enumerate(by_series(rows_of(columns)).items()):
-        add_bars(figure, mine, "horizon", name, number=number)
-    return styled(figure, x="horizon", y="share of the use found", height=320)
-
-
-def agreement_bars(columns: Columns) -> go.Figure:
-    """Agreement of prompts with the question by band, a panel a horizon."""
-    rows = rows_of(columns)
-    figure = facets(HORIZONS)
-    for place, horizon in enumerate(HORIZONS, 1):
-        mine = [row for row in rows if row["horizon"] == horizon]
-        for number, (name, some) in enumerate(by_series(mine).items()):
-            add_bars(figure, some, "band", name, number=number, place=(1, place), legend=place == 1)
-    panels(figure, height=380)
-    return figure.update_yaxes(title_text="rank correlation", col=1)
-
-
-def policy_bars(columns: Columns) -> go.Figure:
-    """Answers kept by policy, a panel a horizon; shuffled bands and random tokens are the nulls."""
-    rows = rows_of(columns)
-    figure = facets(HORIZONS)
-    for place, horizon in enumerate(HORIZONS, 1):
-        mine = [row for row in rows if row["horizon"] == horizon]
-        for number, (name, some) in enumerate(by_series(mine).items()):
-            add_bars(
-                figure, some, "horizon", name, number=number, place=(1, place), legend=place == 1
-            )
-    panels(figure, height=400)
-    figure.update_xaxes(showticklabels=False, title_text="")
-    return figure.update_yaxes(title_text="margin kept (full cache = 1)", col=1)
-
-
-def route_curves(columns: Columns) -> go.Figure:
-    """Effect of cutting a route in a window of layers, a panel a horizon."""
-    return window_curves(columns)
-
-
-FUNCTIONS: dict[str, Callable[..., go.Figure]] = {
-    f.__name__: f
-    for f in (
-        age_profiles, agreement_bars, agreement_curves, depth_curves, depth_models, dose_curves, effect_bars,
-        feature_curves, feature_heads, forgetting_rates, head_map, knockout_matrix, lens_curves, null_panel,
-        policy_bars, route_curves, set_shares, slot_maps, use_bars, window_curves,
-    )
-}  # fmt: skip
-"""Every study figure by the name that a report gives."""
+_over_windows = partial(drop_curves, x="window", title="window of layers")
+FUNCTIONS: dict[str, FigureFunction] = {
+    "age_profiles": age_profiles,
+    "agreement_bars": partial(horizon_bars, x="band", y="rank correlation", height=380),
+    "agreement_curves": partial(depth_curves, y="rank correlation"),
+    "depth_curves": depth_curves,
+    "depth_models": depth_models,
+    "dose_curves": partial(drop_curves, x="frames", title="frames", x_type="log"),
+    "effect_bars": effect_bars,
+    "feature_curves": feature_curves,
+    "feature_heads": feature_heads,
+    "forgetting_rates": forgetting_rates,
+    "head_map": head_map,
+    "knockout_matrix": knockout_matrix,
+    "lens_curves": lens_curves,
+    "null_panel": null_panel,
+    "policy_bars": partial(
+        horizon_bars, x="horizon", y="margin kept (full cache = 1)", height=400, ticks=False
+    ),
+    "route_curves": _over_windows,
+    "set_shares": set_shares,
+    "slot_maps": slot_maps,
+    "use_bars": use_bars,
+    "window_curves": _over_windows,
+}
+"""Every shared figure by the name that a report gives."""
