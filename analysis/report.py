@@ -15,9 +15,10 @@ from plotly.offline import get_plotlyjs
 
 from analysis import codec
 from analysis.claims import Finding, Verdict
+from analysis.drawing import drawn
 from analysis.result import ChecklistItem, FigureSpec, StudyResult, Table, checklist
 from hermes_lab.errors import LabError
-from hermes_lab.figures.studies import FOOTNOTE, draw
+from hermes_lab.figures.studies import FOOTNOTE
 from hermes_lab.figures.theme import CONFIG
 
 FORMAT = "hermes-lab-report/1"
@@ -271,10 +272,7 @@ def _finding(f: Finding) -> str:
 
 
 def _figure(study: StudyResult, spec: FigureSpec) -> str:
-    tables = [study.table(name) for name in spec.tables]
-    columns = [{c: t.column(c) for c in t.columns} for t in tables]
-    figure = draw(spec.function, columns, **spec.options)
-    body = figure.to_html(full_html=False, include_plotlyjs=False, config=CONFIG)
+    body = drawn(study, spec).to_html(full_html=False, include_plotlyjs=False, config=CONFIG)
     return (
         f'<figure role="group" aria-label="{_text(spec.title)}: {_text(spec.shows)}">'
         f"<h3>{_text(spec.title)}</h3>{body}<figcaption>{_text(spec.shows)} "

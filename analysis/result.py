@@ -49,7 +49,15 @@ class Table:
 
 @dataclass(frozen=True)
 class FigureSpec:
-    """A figure: which function of `hermes_lab.figures.studies` draws which tables, and what it cannot tell."""
+    """A figure: which function draws which tables, and what it cannot tell.
+
+    Attributes:
+        name: unique in the study.
+        function: a name in `hermes_lab.figures.studies.FUNCTIONS`, or in the study's own `FIGURES`.
+        tables: names of the tables whose columns the function is given, in order.
+        title, shows, cannot_tell: what stands above and below it.
+        options: further arguments of the function.
+    """
 
     name: str
     function: str
@@ -194,6 +202,8 @@ class StudyResult:
             raise ResultIncomplete(f"Study {self.study!r} must state how many analyses it tried.")
         known = {t.name for t in self.tables}
         for figure in self.figures:
+            if not figure.tables:
+                raise ResultIncomplete(f"Figure {figure.name!r} draws no table; name at least one.")
             for name in figure.tables:
                 if name not in known:
                     raise ResultIncomplete(

@@ -7,7 +7,6 @@ Results per stream lie in `OUT/cache`, each written whole: a run that was killed
 
 from __future__ import annotations
 
-import importlib
 import logging
 import sys
 from collections.abc import Generator
@@ -17,22 +16,20 @@ from pathlib import Path
 from typing import Any
 
 import hermes_lab
-from analysis import report
+from analysis import drawing, registry, report
 from analysis.claims import Verdict
 from analysis.codec import to_plain
 from analysis.context import Progress, Settings, StudyContext
 from analysis.nulls import random_twin
 from analysis.planted import planted_lab
+from analysis.registry import Study
 from analysis.report import Control, Report
-from analysis.result import StudyResult
-from hermes_lab.errors import LabError, nearest
+from analysis.result import ResultIncomplete, StudyResult
+from hermes_lab.errors import LabError
 from hermes_lab.lab import Lab
 
 logger = logging.getLogger(__name__)
 
-STUDIES = (
-    "recency", "anchors", "bands", "knockout", "contribution", "guidance", "consequence", "information_flow",
-)  # fmt: skip
 STRUCTURAL = ("recency", "anchors", "bands")
 COMPANIONS: dict[str, tuple[str, ...]] = {"pocket": ("pocket-s1", "pocket-s2", "pocket-mrope")}
 """Models on which a report's claims are asked again, where they are there: other seeds, another family."""
@@ -86,7 +83,7 @@ def run(
     """Run one study, or "all", and write HTML, JSON and CSV.
 
     Args:
-        name: one of `STUDIES`, or "all".
+        name: one of `registry.names()`, or "all": those of this folder, so that it means the same everywhere.
         model: anything that `hermes_lab.load` takes; "planted" for the positive control; "random:NAME" for an
             untrained network of a model's architecture.
         out: folder of the report, made if missing; an earlier run's results per stream there are used again.
@@ -97,9 +94,7 @@ def run(
     Raises:
         LabError: unknown study or model.
     """
-    chosen = STUDIES if name == "all" else (name,)
-    if chosen[0] not in STUDIES:
-        raise LabError(f"There is no study {name!r}: {nearest(name, (*STUDIES, 'all'))}")
+    chosen = registry.BUILTIN if name == registry.ALL else (registry.get(name).name,)
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     amount = settings or (Settings.quick() if quick else Settings())
@@ -109,7 +104,7 @@ def run(
         context = StudyContext(lab, folder, amount, quick, tell, command)
         results = [run_study(study, context) for study in chosen]
         controls: list[Control] = []
-        if name == "all" and not quick:
+        if name == registry.ALL and not quick:
             small = settings or Settings.quick()
             controls += method_controls(folder, small, tell)
             controls += replications(model, folder, small, tell)
@@ -126,14 +121,46 @@ def run_all(
 
 
 def run_study(name: str, context: StudyContext) -> StudyResult:
-    """One study on a context, checked."""
+    """One study on a context, checked.
+
+    Raises:
+        LabError: there is no such study, it cannot be put to this model, or it failed.
+        ControlsMissing, ResultIncomplete: its result cannot be judged or drawn.
+    """
+    study = registry.get(name)
     context.begin()
     tell = context.progress
     labelled = replace_progress(
-        context, lambda what, done, total: tell(f"{name}: {what}", done, total)
+        context, lambda what, done, total: tell(f"{study.name}: {what}", done, total)
     )
-    result: StudyResult = importlib.import_module(f"analysis.{name}").run(labelled)
+    result = _answer(study, labelled)
     result.validate()
+    drawing.check(result)
+    return result
+
+
+def _answer(study: Study, context: StudyContext) -> StudyResult:
+    """What a study found; a failure in somebody else's code is told as theirs."""
+    try:
+        result: object = study.run(context)
+    except LabError:
+        raise
+    except Exception as error:  # whatever a stranger's study does
+        if study.origin == "built-in":
+            raise
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise LabError(
+            f"Study {study.name!r} ({study.origin}) failed with {reason.rstrip('.')}; "
+            "HERMES_LAB_DEBUG=1 shows where."
+        ) from error
+    if not isinstance(result, StudyResult):
+        raise ResultIncomplete(
+            f"Study {study.name!r} gave back {type(result).__name__}; its run() must return a StudyResult."
+        )
+    if result.study != study.name:
+        raise ResultIncomplete(
+            f"Study {study.name!r} calls its result {result.study!r}; both names must be the same."
+        )
     return result
 
 

@@ -7,16 +7,15 @@ from typing import TYPE_CHECKING
 import streamlit as st
 
 from analysis.claims import Finding, Verdict
+from analysis.drawing import drawn
 from analysis.report import Report
 from analysis.result import FigureSpec, StudyResult, Table
 from dashboards import snippets, state
 from dashboards.furniture import about, chart, offer
 from dashboards.reports import REPORT, reports_folder
 from dashboards.resources import things
-from dashboards.snippets import literal
 from hermes_lab import figures
 from hermes_lab.errors import LabError
-from hermes_lab.figures import studies
 from hermes_lab.figures.claims import Row, forest
 from hermes_lab.tokens import Role
 
@@ -166,19 +165,17 @@ def recipe(result: StudyResult, report_name: str, imports: str = "") -> str:
 
 def figure(result: StudyResult, spec: FigureSpec, report_name: str) -> None:
     """A figure of the study, drawn by the function that its report names, from the report's own numbers."""
-    tables = [result.table(t) for t in spec.tables]
-    columns = [{c: t.column(c) for c in t.columns} for t in tables]
     try:
-        drawn = studies.draw(spec.function, columns, **dict(spec.options))
+        picture = drawn(result, spec)
     except LabError as error:
         st.caption(str(error))
         return
+    table = result.table(spec.tables[0])
     chart(
-        drawn, key=f"findings-{result.study}-{spec.name}", name=f"{result.study}-{spec.name}", alt=spec.title,
-        code=f"{recipe(result, report_name, 'from hermes_lab.figures import studies')}"
-        f"columns = [{{c: t.column(c) for c in t.columns}} for t in map(result.table, {literal(tuple(spec.tables))})]\n"
-        f"studies.draw({spec.function!r}, columns, **{literal(spec.options)}).show()",
-        rows=(tables[0].columns, tables[0].rows),
+        picture, key=f"findings-{result.study}-{spec.name}", name=f"{result.study}-{spec.name}", alt=spec.title,
+        code=f"{recipe(result, report_name, 'from analysis.drawing import drawn')}"
+        f"drawn(result, next(f for f in result.figures if f.name == {spec.name!r})).show()",
+        rows=(table.columns, table.rows),
     )  # fmt: skip
     about(spec.shows, spec.cannot_tell)
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from analysis import codec, report, study
+from analysis import codec, registry, report, study
 from analysis import interventions as knock
 from analysis.claims import ControlsMissing, NullPanel, Verdict
 from analysis.context import Settings, StudyContext
@@ -186,7 +186,7 @@ def test_the_same_studies_run_on_another_family(tmp_path, checkpoint):
     """M-RoPE, merged frames, another template: no verdict may come out of a random checkpoint."""
     model = str(checkpoint("qwen2_5_vl"))
     settings = replace(TINY, development=2, held_out=3, causal_streams=3)
-    for name in study.STUDIES:
+    for name in registry.BUILTIN:
         outcome = study.run(name, model, tmp_path / "out", True, settings=settings)
         found = [f["verdict"] for f in outcome.to_json()["findings"]]
         assert found
