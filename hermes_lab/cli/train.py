@@ -13,7 +13,10 @@ from hermes_lab.cli.console import out
 def train_pocket(
     name: Annotated[
         str,
-        typer.Argument(help="pocket, pocket-s1, pocket-s2 (other seeds) or pocket-mrope."),
+        typer.Argument(
+            help="pocket, pocket-s1, pocket-s2 (other seeds), pocket-mrope; pocket-u0 to pocket-u4 (right answers "
+            "only), pocket-n3, pocket-n7 or pocket-n10 (and a nudge to look in the layer named and the next)."
+        ),
     ] = "pocket",
     out_dir: Annotated[
         Path | None,
@@ -51,6 +54,8 @@ def train_pocket(
         hermes-lab train-pocket --out runs/pocket        (again after a kill: it goes on)
 
         hermes-lab train-pocket pocket-mrope --init-from pocket
+
+        hermes-lab train-pocket pocket-u0 --processes 1  (answers only: no target or nudge inside the decoder)
 
         hermes-lab eval --model runs/pocket/model --streams 20
     """

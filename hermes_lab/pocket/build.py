@@ -53,16 +53,32 @@ def save(model: nn.Module, config: PocketConfig, folder: Path) -> None:
     for name, body in kin.processor(config).items():
         (folder / name).write_text(json.dumps(body, indent=2) + "\n")
     # a folder's own path means nothing elsewhere
-    told = replace(config, init_from=Path(config.init_from).name)
+    told = replace(
+        config, init_from=Path(config.init_from).name, tower_from=Path(config.tower_from).name
+    )
     card = {
         "name": config.name,
-        "note": "trained from scratch on procedural streams; real footage is out of its domain",
+        "note": _note(told),
         "trained_frames": max(s.frames for s in config.recipe.stages),
         "config": asdict(told),
     }
-    if config.init_from:
-        card["note"] = (
-            f"decoder warm-started from {told.init_from}, so not independent of its training; "
-            "procedural streams only, real footage is out of its domain"
-        )
     (folder / CARD).write_text(json.dumps(card, indent=1) + "\n")
+
+
+def _note(config: PocketConfig) -> str:
+    """What a listing says of a model: whose training it shares, and what its decoder was asked for."""
+    recipe, domain = config.recipe, "procedural streams only, real footage is out of its domain"
+    if config.init_from:
+        start = f"decoder warm-started from {config.init_from}, so not independent of its training"
+    elif config.tower_from:
+        start = f"decoder trained from scratch behind the vision encoder of {config.tower_from}"
+    else:
+        return "trained from scratch on procedural streams; real footage is out of its domain"
+    if any(s.motion_weight or s.memory_weight for s in recipe.stages):
+        return f"{start}; {domain}"
+    nudge = (
+        f"no dense target, look-ups nudged in layers {recipe.lookup_layer} and {recipe.lookup_layer + 1}"
+        if recipe.lookup_weight and recipe.lookup_layer is not None
+        else "no dense target and no nudge at any depth"
+    )
+    return f"{start}, {nudge}; {domain}"

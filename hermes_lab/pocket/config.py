@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from hermes_lab.errors import LabError
-
 TOKENS_PER_FRAME = 16
 SYSTEM_PROMPT = "watch the stream"
 
@@ -80,7 +78,7 @@ class Stage:
     Attributes:
         streams: per process and step.
         questions: per stream.
-        motion_weight, memory_weight: what the dense targets weigh beside the answers.
+        motion_weight, memory_weight: what the dense targets weigh beside the answers; 0 leaves one out.
         type_weights: how often a question type is drawn, where that is not 1; accuracy so far scales it.
     """
 
@@ -106,7 +104,9 @@ class Recipe:
         shorter_p: how often a batch has streams shorter than its stage's.
         imitation_weight: what, in a warm start, the teacher's tokens weigh beside the dense targets.
         lookup_from, lookup_until, lookup_weight: shares of the time between which look-ups are nudged (see
-            `hermes_lab.pocket.lookup`), and how much that weighs.
+            `hermes_lab.pocket.lookup`), and how much that weighs; 0 leaves the nudge out.
+        lookup_layer: first of the nudged layers; None for the one before which the first memory target looks.
+        words_weight: what, in perception, finding the words of what is in a cell weighs.
         gap_p, gap_reach_tokens: how often positions have gaps, and how far they may reach.
         worn_p: share of streams that are softened and grained as scaling and compression do.
         chain_p: share of batches whose questions come in pairs, the second as a second turn.
@@ -136,6 +136,8 @@ class Recipe:
     lookup_from: float = 0.12
     lookup_until: float = 0.86
     lookup_weight: float = 1.0
+    lookup_layer: int | None = None
+    words_weight: float = 0.0
     gap_p: float = 0.4
     gap_reach_tokens: int = 2400
     moving_camera_p: float = 0.15
@@ -150,45 +152,34 @@ class Recipe:
 class PocketConfig:
     """One model: its class (`family`, a model type), its shapes, its seed and its recipe.
 
-    `init_from`, a shipped model's name or a folder, lends its decoder (see `hermes_lab.pocket.warm`).
+    `init_from`, a shipped model's name or a folder, lends its decoder, and `tower_from` its vision encoder
+    (see `hermes_lab.pocket.warm`).
     """
 
     name: str = "pocket"
     family: str = "llava_onevision"
     init_from: str = ""
+    tower_from: str = ""
     seed: int = 0
     vision: VisionShape = field(default_factory=VisionShape)
     text: TextShape = field(default_factory=TextShape)
     recipe: Recipe = field(default_factory=Recipe)
 
 
-CONFIGS: dict[str, PocketConfig] = {
-    "pocket": PocketConfig(),
-    "pocket-s1": PocketConfig(name="pocket-s1", seed=1),
-    "pocket-s2": PocketConfig(name="pocket-s2", seed=2),
-    "pocket-mrope": PocketConfig(name="pocket-mrope", family="qwen2_5_vl"),
-}
-
-
-def config(name: str) -> PocketConfig:
-    """A configuration by name.
-
-    Raises:
-        LabError: no configuration has that name.
-    """
-    if name not in CONFIGS:
-        raise LabError(f"Unknown pocket model {name!r}: choose one of {', '.join(CONFIGS)}.")
-    return CONFIGS[name]
-
-
 SMOKE_STEPS = (100, 40)
 """Perception and decoder steps of a smoke run."""
+
+
+def _smoke_stage(recipe: Recipe) -> Stage:
+    motion = 1.0 if any(s.motion_weight for s in recipe.stages) else 0.0
+    memory = 0.03 if any(s.memory_weight for s in recipe.stages) else 0.0
+    return Stage(6, 8, 24, 1.0, motion, memory, SEEING)
 
 
 def smoke(base: PocketConfig) -> PocketConfig:
     """The same class and decoder with a recipe of under two minutes that only proves that it learns.
 
-    Its length is counted in steps, so that it learns as much on a busy machine as on an idle one; its tower is
+    What the recipe leaves out of the decoder stays left out. Its length is counted in steps, so that it learns as much on a busy machine as on an idle one; its tower is
     narrower and only half as deep.
     """
     recipe = replace(
@@ -196,7 +187,8 @@ def smoke(base: PocketConfig) -> PocketConfig:
         perception_steps=SMOKE_STEPS[0],
         decoder_steps=SMOKE_STEPS[1],
         report_s=5.0,
-        stages=(Stage(6, 8, 24, 1.0, 1.0, 0.03, SEEING),),
+        stages=(_smoke_stage(base.recipe),),
         perception_frames=64,
     )
-    return replace(base, vision=VisionShape(width=64, layers=2, heads=4, mlp=192), recipe=recipe)
+    tower = VisionShape(width=64, layers=2, heads=4, mlp=192)
+    return replace(base, tower_from="", vision=tower, recipe=recipe)

@@ -116,7 +116,8 @@ class Decoding:
         # shorter streams come in larger batches: fewer questions each keep the memory needed level
         asked_each = max(24, round(stage.questions * (frames / stage.frames) ** 0.5))
         drawn = self._draw(run.seeds(streams), frames, asked_each, weights, augment=True)
-        nudged = recipe.lookup_from <= share < recipe.lookup_until
+        asked_now = recipe.lookup_from <= share < recipe.lookup_until
+        nudged = asked_now and recipe.lookup_weight > 0
         loss, tally = self._forward(drawn, stage, nudged=nudged)
         loss.backward()
         extra = run.mean_gradients(self.parameters, torch.cat([tally.right, tally.asked]))
@@ -159,7 +160,8 @@ class Decoding:
         facts = drawn.facts.to(device)
         looks: list[lookup.Lookups] = []
         if nudged:
-            kinds, first = facts[..., -1].flatten(1), run.dense.depths["memory"]
+            kinds, first = facts[..., -1].flatten(1), self.recipe.lookup_layer
+            first = run.dense.depths["memory"] if first is None else first
             looks = [
                 lookup.Lookups(group, asked, kinds, len(prefix), first)
                 for group, asked in zip(groups, drawn.questions, strict=True)

@@ -41,12 +41,18 @@ class DenseTargets(nn.ModuleDict):
         words: Float[Tensor, "word width"],
         stage: Stage,
     ) -> tuple[Tensor, dict[str, Any]]:
-        """Weighted loss, and what a line of progress says of it; `tapped` holds the residual by layer."""
-        motion, moved = self["motion"](tapped[self.depths["motion"]], events, words)
-        early, _ = self["memory"](tapped[self.depths["memory"]], facts, words)
-        late, remembered = self["late_memory"](tapped[self.depths["late_memory"]], facts, words)
-        loss = stage.motion_weight * motion + stage.memory_weight * (early + late)
-        return loss, {
-            "motion": moved,
-            "remembered": {k: round(v, 3) for k, v in remembered.items()},
-        }
+        """Weighted loss, and what a line of progress says of it; `tapped` holds the residual by layer.
+
+        A target that weighs nothing is left out of both.
+        """
+        loss = words.new_zeros(())
+        said: dict[str, Any] = {}
+        if stage.motion_weight:
+            motion, said["motion"] = self["motion"](tapped[self.depths["motion"]], events, words)
+            loss = loss + stage.motion_weight * motion
+        if stage.memory_weight:
+            early, _ = self["memory"](tapped[self.depths["memory"]], facts, words)
+            late, remembered = self["late_memory"](tapped[self.depths["late_memory"]], facts, words)
+            loss = loss + stage.memory_weight * (early + late)
+            said["remembered"] = {k: round(v, 3) for k, v in remembered.items()}
+        return loss, said

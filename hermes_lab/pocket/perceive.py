@@ -16,10 +16,18 @@ def perceive(run: Process) -> None:
     """Train the tower and its projector for the recipe's time."""
     config, recipe = run.config, run.recipe
     tower = run.family.perceiving(run.model)
+    if config.tower_from:
+        run.family.freeze_tower(run.model)
+        tower = {n: p for n, p in tower.items() if p.requires_grad}
+    words = run.model.get_input_embeddings().weight if recipe.words_weight else None
+    if words is not None:
+        tower["words"] = words
     tower |= {f"heads.{n}": p for n, p in run.heads.named_parameters()}
     teacher = Teacher(config.init_from, run.device) if config.init_from else None
     matrices = {
-        n for n, p in tower.items() if p.ndim == 2 and "heads" not in n and "position" not in n
+        n
+        for n, p in tower.items()
+        if p.ndim == 2 and not any(w in n for w in ("heads", "position", "words"))
     }
     optimiser = Pair(tower, matrices, recipe.muon_lr, recipe.adam_lr)
     run.restore(optimiser)
@@ -36,6 +44,9 @@ def perceive(run: Process) -> None:
         with run.autocast():
             tokens = run.features(seen.frames[None]).view(len(seen.frames), -1, config.text.width)
         loss, found = run.heads(tokens.float(), seen)
+        if words is not None:
+            missed, found["named"] = perception.name_cells(tokens.float(), seen, words)
+            loss = loss + recipe.words_weight * missed
         if teacher:
             missed = teacher.unexplained(seen.frames[None], tokens.float())
             loss = loss + recipe.imitation_weight * missed

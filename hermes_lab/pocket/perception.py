@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from hermes_lab.pocket.config import TOKENS_PER_FRAME, Recipe
 from hermes_lab.pocket.data import camera_of, pixels, wear
+from hermes_lab.pocket.vocabulary import WORDS
 from hermes_lab.worlds import World
 from hermes_lab.worlds.catalogue import COLOUR_NAMES, FIELD_PX, FRAME_PX, KINDS, SCENES
 from hermes_lab.worlds.render import corner, hidden_share
@@ -27,6 +28,8 @@ _WORLD_FRAMES = 48
 _DENSITY = 1.8
 """Crowded frames teach more per frame."""
 _EMPTY_WEIGHT = 0.25
+_KIND_WORDS = [WORDS.index(k) for k in KINDS]
+_COLOUR_WORDS = [WORDS.index(c) for c in COLOUR_NAMES]
 
 
 @dataclass(frozen=True)
@@ -136,6 +139,23 @@ class Heads(nn.Module):
                 "counter": _right(counter, seen.counter),
             }
         return loss, found
+
+
+def name_cells(
+    tokens: Float[Tensor, "frame cell width"], seen: Glimpses, words: Float[Tensor, "word width"]
+) -> tuple[Tensor, float]:
+    """Surprise at the words for what cells show, by the dot product with their embeddings, and share of kinds
+    named rightly.
+
+    It shapes what the decoder is given: the embedding of a word and of what it names come close.
+    """
+    there = seen.kind > 0
+    shown = F.rms_norm(tokens[there], tokens.shape[-1:])
+    kinds = shown @ words[_KIND_WORDS].T
+    colours = shown @ words[_COLOUR_WORDS].T
+    loss = F.cross_entropy(kinds, seen.kind[there] - 1)
+    loss = loss + F.cross_entropy(colours, seen.colour[there] - 1)
+    return loss, _right(kinds, seen.kind[there] - 1)
 
 
 def _cells(logits: Tensor, target: Tensor) -> Tensor:

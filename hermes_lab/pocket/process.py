@@ -17,7 +17,7 @@ from hermes_lab.pocket.config import PocketConfig, Recipe
 from hermes_lab.pocket.dense import DenseTargets
 from hermes_lab.pocket.families import family
 from hermes_lab.pocket.optim import Average, Pair
-from hermes_lab.pocket.warm import take_over
+from hermes_lab.pocket.warm import take_over, take_tower
 from hermes_lab.worlds.seeds import train_seed
 
 PROGRESS = "progress.jsonl"
@@ -48,8 +48,11 @@ class Process:
             self.heads.load_state_dict(groups["heads"])
             for name, target in self.dense.items():
                 target.load_state_dict(groups.get(name, {}), strict=False)
-        elif config.init_from:
-            take_over(self.model, config.init_from)
+        else:
+            if config.init_from:
+                take_over(self.model, config.init_from)
+            if config.tower_from:
+                take_tower(self.model, config.tower_from)
         self.model.tie_weights()
 
     def restore(self, optimiser: Pair, average: Average | None = None) -> None:

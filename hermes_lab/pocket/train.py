@@ -21,11 +21,11 @@ import torch.multiprocessing as mp
 
 from hermes_lab.pocket import checkpoint
 from hermes_lab.pocket.config import PocketConfig
-from hermes_lab.pocket.config import config as named_config
 from hermes_lab.pocket.config import smoke as smoke_config
 from hermes_lab.pocket.decode import Decoding
 from hermes_lab.pocket.perceive import perceive
 from hermes_lab.pocket.process import PROGRESS, Process
+from hermes_lab.pocket.recipes import config as named_config
 from hermes_lab.pocket.warm import warmed
 
 

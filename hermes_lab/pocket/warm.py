@@ -36,8 +36,14 @@ def warmed(config: PocketConfig, source: str) -> PocketConfig:
 
     Raises:
         ModelError: there is no such model.
+        LabError: `config` is for a decoder that starts from nothing.
         LabError: its decoder is not of the Qwen2 kind, or it sees frames of another size.
     """
+    if config.tower_from:
+        raise LabError(
+            f"{config.name} is trained from scratch to see what its decoder learns by itself, so it cannot start "
+            f"from that of {source}: leave out --init-from."
+        )
     adapter = load(source)
     text, vision = adapter.text_config, config.vision
     if text.model_type not in _DECODERS:
@@ -90,6 +96,26 @@ def take_over(model: Any, source: str) -> None:
             value[rows] = theirs[name][from_rows].to(value)
         else:
             value.copy_(theirs[name])
+
+
+@torch.no_grad()
+def take_tower(model: Any, source: str) -> None:
+    """Copy the vision encoder of `source`, which its decoder's training left as perception made it.
+
+    Raises:
+        ModelError: there is no such model.
+        LabError: its encoder has another shape.
+    """
+    mine = family(model.config.model_type).tower(model)
+    theirs: Any = load(source).model
+    kin = family(theirs.config.model_type)
+    try:
+        mine.load_state_dict(kin.tower(theirs).state_dict())
+    except RuntimeError as error:
+        raise LabError(
+            f"{source} has a vision encoder of another shape than this model's: take one from a pocket model of "
+            "the same family and size."
+        ) from error
 
 
 def _words(adapter: Adapter) -> list[str]:
