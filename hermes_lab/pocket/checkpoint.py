@@ -11,13 +11,18 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from hermes_lab.errors import LabError
+
 FILE = "checkpoint.safetensors"
 
 
 @dataclass
 class Clock:
     """Where a training run stands; seconds are CPU time of the first process, so that a busy machine
-    slows a run without cutting it short."""
+    slows a run without cutting it short.
+
+    `training` says which run it is ("" where that was not written down).
+    """
 
     phase: str = "perception"
     perception_s: float = 0.0
@@ -27,6 +32,7 @@ class Clock:
     streams: int = 0
     questions: int = 0
     accuracy: dict[str, float] = field(default_factory=dict[str, float])
+    training: str = ""
 
 
 def save(folder: Path, clock: Clock, tensors: dict[str, dict[str, Tensor]]) -> None:
@@ -41,6 +47,23 @@ def save(folder: Path, clock: Clock, tensors: dict[str, dict[str, Tensor]]) -> N
     with part.open("rb") as handle:
         os.fsync(handle.fileno())
     part.replace(folder / FILE)
+
+
+def belongs(folder: Path, training: str) -> None:
+    """Check that a run may go on from what a folder holds.
+
+    Raises:
+        LabError: the checkpoint is of another training, whose weights would pass for this one's.
+    """
+    path = folder / FILE
+    if path.exists():
+        with safe_open(path, "pt") as file:
+            held = Clock(**json.loads(file.metadata()["clock"])).training
+        if held and held != training:
+            raise LabError(
+                f"{folder} holds a training of {held}, not of {training}: give another folder with --out, or start "
+                "over with --no-resume."
+            )
 
 
 def load(folder: Path) -> tuple[Clock, dict[str, dict[str, Tensor]]] | None:

@@ -165,6 +165,11 @@ class PocketConfig:
     text: TextShape = field(default_factory=TextShape)
     recipe: Recipe = field(default_factory=Recipe)
 
+    @property
+    def training(self) -> str:
+        """Which training this is, in words: a checkpoint is taken up only by its own."""
+        return f"{self.name} with seed {self.seed}"
+
 
 SMOKE_STEPS = (100, 40)
 """Perception and decoder steps of a smoke run."""

@@ -53,6 +53,7 @@ class Process:
                 take_over(self.model, config.init_from)
             if config.tower_from:
                 take_tower(self.model, config.tower_from)
+        self.clock.training = config.training
         self.model.tie_weights()
 
     def restore(self, optimiser: Pair, average: Average | None = None) -> None:

@@ -85,6 +85,9 @@ def train(
 
     `init_from`, a shipped model's name or a folder, lends its decoder: `hermes_lab.pocket.warm` says what
     that means. `progress` gets every line of `out_dir/progress.jsonl` as it is written.
+
+    Raises:
+        LabError: `out_dir` holds a checkpoint of another training.
     """
     config = planned(config, seed=seed, smoke=smoke, init_from=init_from)
     out_dir.mkdir(parents=True, exist_ok=True)
@@ -92,6 +95,7 @@ def train(
     if not resume:
         for old in (out_dir / checkpoint.FILE, log):
             old.unlink(missing_ok=True)
+    checkpoint.belongs(out_dir, config.training)
     on_gpu = torch.cuda.is_available()
     count = 1 if on_gpu else processes or max(1, os.cpu_count() or 2)
     read = log.stat().st_size if log.exists() else 0

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from hermes_lab.errors import LabError
-from hermes_lab.pocket import lookup, perception
+from hermes_lab.pocket import checkpoint, lookup, perception
 from hermes_lab.pocket.build import build, save
 from hermes_lab.pocket.config import PocketConfig, Stage, TextShape, VisionShape, smoke
 from hermes_lab.pocket.decode import Decoding
@@ -19,7 +19,7 @@ from hermes_lab.pocket.dense import DenseTargets
 from hermes_lab.pocket.perceive import perceive
 from hermes_lab.pocket.process import Process
 from hermes_lab.pocket.recipes import CONFIGS, config
-from hermes_lab.pocket.train import planned
+from hermes_lab.pocket.train import planned, train
 from hermes_lab.pocket.vocabulary import WORDS
 from hermes_lab.pocket.warm import take_tower
 from hermes_lab.worlds import TYPES
@@ -179,3 +179,21 @@ def test_the_card_says_what_was_asked_for(tmp_path: Path) -> None:
 def test_a_decoder_that_was_asked_for_more_cannot_be_brought_along(name: str) -> None:
     with pytest.raises(LabError, match=f"{name} is trained from scratch.*leave out --init-from"):
         planned(name, init_from="pocket")
+
+
+def test_a_folder_with_another_training_is_refused(tmp_path: Path) -> None:
+    checkpoint.save(tmp_path, checkpoint.Clock(training=config("pocket").training), {})
+    with pytest.raises(LabError, match=r"pocket with seed 0, not of pocket-u0 with seed 10"):
+        train("pocket-u0", tmp_path, processes=1)
+    checkpoint.belongs(tmp_path, config("pocket").training)
+    checkpoint.belongs(tmp_path / "empty", config("pocket-u0").training)
+
+
+def test_checkpoints_say_which_training_they_are_of(tmp_path: Path) -> None:
+    run = _run(_small("pocket-u0"), tmp_path)
+    run.save(None, None)
+    held = checkpoint.load(tmp_path)
+    assert held is not None
+    assert held[0].training == "pocket-u0 with seed 10"
+    with pytest.raises(LabError, match="pocket-u0 with seed 11"):
+        checkpoint.belongs(tmp_path, replace(config("pocket-u0"), seed=11).training)
