@@ -87,3 +87,19 @@ def constant_rate(path: Path, frames: int, rate: Fraction | int, **settings: obj
     """A clip of bar codes 0 .. frames - 1 at a constant rate."""
     rate = Fraction(rate)
     return write_clip(path, range(frames), 1 / rate, rate=rate, **settings)  # type: ignore[arg-type]
+
+
+def copied(source: Path, target: Path) -> Path:
+    """Copy the packets of a clip into another container with decoding times as presentation times.
+
+    This is what becomes of an AVI that is remuxed: it holds no presentation times to copy.
+    """
+    with av.open(str(source)) as original, av.open(str(target), "w") as copy:
+        packets = original.streams.video[0]
+        stream = copy.add_stream_from_template(packets)
+        for packet in original.demux(packets):
+            if packet.dts is not None:
+                packet.pts = packet.dts
+                packet.stream = stream
+                copy.mux(packet)
+    return target

@@ -18,13 +18,18 @@ from hermes_lab.errors import VideoError
 from hermes_lab.video.demux import (
     Damage,
     frames_until_damage,
-    presented_s,
-    seconds,
     video_stream,
 )
 from hermes_lab.video.picture import Picture, upright
 from hermes_lab.video.sampling import PresentationClock, Timed, from_start, shown_at_rate
 from hermes_lab.video.source import FrameSource, ReadOptions
+from hermes_lab.video.stamps import (
+    DECODE_ORDER_FORMATS,
+    FRAMES_TO_JUDGE,
+    Stamps,
+    Trust,
+    seconds,
+)
 
 _USUAL_INTERVAL_S = 1 / 25
 _SEEK_EARLIER_S = (0.0, 10.0)
@@ -61,6 +66,7 @@ class ContainerSource(FrameSource):
         self._path = path
         self._sha256: str | None = None
         self._origin_s: float | None = None
+        self._trust = Trust()
         self._interval_s = math.inf
         self._promised_s: float | None = None
         self._pixel_aspect: Fraction | None = None
@@ -89,15 +95,33 @@ class ContainerSource(FrameSource):
         self.duration_s = whole_s if self._promised_s is None else self._promised_s
         if self.duration_s is not None:
             limits.check_duration(self.name, self.duration_s)
-        with closing(self._decoded(container, stream)) as frames:
-            first = next(frames, None)
-        if first is None:
-            raise VideoError(
-                f"No frame of {self.name} can be decoded: {self.damage or 'it is empty.'}"
-            )
-        self._origin_s = presented_s(first.item)
-        self.damage = None
+        self._judge_stamps(container, stream)
+        if "matroska" in container.format.name and self._promised_s is not None:
+            # Matroska counts its duration from time zero, and not from the first frame.
+            self._promised_s -= max(0.0, self._origin_s or 0.0)
+            self.duration_s = self._promised_s
         self.estimated_frames = self._estimate(stream.frames)
+
+    def _judge_stamps(self, container: InputContainer, stream: VideoStream) -> None:
+        """Decode the first frame, and more of them where frames are reordered, to learn what their
+        stamps are worth; the first one's is the origin of time."""
+        formats = set(container.format.name.split(","))
+        stamps = Stamps(Trust(by_dts=bool(formats & DECODE_ORDER_FORMATS)))
+        to_judge = FRAMES_TO_JUDGE if stream.codec_context.has_b_frames else 1
+        good = 0
+        why = "it is empty."
+        with closing(frames_until_damage(container, stream, stamps)) as entries:
+            for entry in entries:
+                if isinstance(entry, Damage):
+                    why = self._damaged(0.0, entry)
+                    continue
+                self._origin_s = self._origin_s if good else entry.raw_s
+                good += 1
+                if good == to_judge:
+                    break
+        if not good:
+            raise VideoError(f"No frame of {self.name} can be decoded: {why}")
+        self._trust = stamps.trust
 
     def _estimate(self, stored_frames: int) -> int | None:
         fps = self.options.fps
@@ -143,7 +167,7 @@ class ContainerSource(FrameSource):
                     target_s = self._origin_s + max(0.0, start_s - earlier_s)
                     if not _sought(container, stream, target_s):
                         break
-                    with closing(self._decoded(container, stream)) as frames:
+                    with closing(self._decoded(container, stream, sought=True)) as frames:
                         first = next(frames, None)
                         if first is not None and first.time_s <= start_s:
                             yield first
@@ -155,32 +179,58 @@ class ContainerSource(FrameSource):
             yield from self._decoded(container, stream)
 
     def _decoded(
-        self, container: InputContainer, stream: VideoStream
+        self, container: InputContainer, stream: VideoStream, *, sought: bool = False
     ) -> Generator[Timed[VideoFrame]]:
-        """Yield every good frame with its time; at damage, record it and stop."""
+        """Yield every good frame with its time; at damage, record it and stop.
+
+        After a seek there is nothing to yield unless the first frame is a keyframe of known time.
+        """
         usual_s = self._interval_s if math.isfinite(self._interval_s) else _USUAL_INTERVAL_S
         clock = PresentationClock(
             origin_s=self._origin_s, interval_s=usual_s, duration_s=self.duration_s
         )
-        end_s = 0.0
-        frames_out = 0
-        for entry in frames_until_damage(container, stream):
+        stamps = Stamps(self._trust)
+        shown = _Shown()
+        for entry in frames_until_damage(container, stream, stamps):
             if isinstance(entry, Damage):
-                where_s = clock.place(entry.raw_s)
-                self.damage = f"{self.name} is damaged at {where_s:.2f} s: {entry.why}."
+                self.damage = self._damaged(clock.place(entry.raw_s), entry)
                 continue
-            lasts_s = seconds(entry.duration, entry.time_base) or None
-            time_s = clock.stamp(presented_s(entry), lasts_s=lasts_s)
-            end_s = time_s + (lasts_s or usual_s)
-            frames_out += 1
-            yield Timed(time_s, lasts_s, entry)
-        if self.damage is not None or self._promised_s is None or frames_out == stream.frames:
+            frame = entry.frame
+            if sought and not shown.frames and (entry.raw_s is None or not frame.key_frame):
+                return
+            # A decoding time's duration is that of another frame.
+            lasts_s = None if stamps.by_dts else seconds(frame.duration, frame.time_base) or None
+            time_s = clock.stamp(entry.raw_s, lasts_s=lasts_s)
+            shown.add(time_s, time_s + (lasts_s or usual_s))
+            yield Timed(time_s, lasts_s, frame)
+        if self.damage is not None or self._promised_s is None or shown.frames == stream.frames:
             return
-        if frames_out and self._promised_s - end_s > _ROUNDING_FRAMES * usual_s:
+        # The last decoding times are lost in reordering, so the end is known to the widest gap.
+        slack_s = _ROUNDING_FRAMES * (max(usual_s, shown.widest_s) if stamps.by_dts else usual_s)
+        if shown.frames and self._promised_s - shown.end_s > slack_s:
             self.damage = (
-                f"{self.name} is truncated at {end_s:.2f} s: its header promises "
+                f"{self.name} is truncated at {shown.end_s:.2f} s: its header promises "
                 f"{self._promised_s:.2f} s."
             )
+
+    def _damaged(self, where_s: float, damage: Damage) -> str:
+        return f"{self.name} is damaged at {where_s:.2f} s: {damage.why}."
+
+
+class _Shown:
+    """How much of a video came out so far: frames, the end of the last one, and the widest gap."""
+
+    def __init__(self) -> None:
+        self.frames = 0
+        self.end_s = 0.0
+        self.widest_s = 0.0
+        self._last_s: float | None = None
+
+    def add(self, time_s: float, end_s: float) -> None:
+        if self._last_s is not None:
+            self.widest_s = max(self.widest_s, time_s - self._last_s)
+        self.frames += 1
+        self.end_s, self._last_s = end_s, time_s
 
 
 def _sought(container: InputContainer, stream: VideoStream, target_s: float) -> bool:

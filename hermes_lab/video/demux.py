@@ -6,8 +6,8 @@ import os
 import time
 from collections.abc import Generator
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
+from typing import NamedTuple
 
 import av
 from av.container import InputContainer
@@ -18,6 +18,7 @@ from av.video.stream import VideoStream
 
 from hermes_lab.errors import VideoError
 from hermes_lab.video.source import Limits
+from hermes_lab.video.stamps import Stamps, seconds
 
 FILE_FORMATS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,live_flv,asf,ogg,mxf,nut,"
@@ -101,6 +102,13 @@ def video_stream(container: InputContainer, name: str, limits: Limits) -> VideoS
     return stream
 
 
+class Stamped(NamedTuple):
+    """A good frame and when it is shown by the stream's own clock (None where nothing tells)."""
+
+    raw_s: float | None
+    frame: VideoFrame
+
+
 @dataclass(frozen=True)
 class Damage:
     """Where decoding failed, in the stream's own clock if it is known, and why."""
@@ -137,32 +145,33 @@ def frames_and_damage(
             continue
         for frame in frames:
             if frame.is_corrupt:
-                yield Damage(presented_s(frame), "a frame is damaged")
+                yield Damage(seconds(frame.pts, frame.time_base), "a frame is damaged")
             else:
                 yield frame
 
 
 def frames_until_damage(
-    container: InputContainer, stream: VideoStream
-) -> Generator[VideoFrame | Damage]:
-    """Yield good frames in presentation order, then the first `Damage`, and end there.
+    container: InputContainer, stream: VideoStream, stamps: Stamps
+) -> Generator[Stamped | Damage]:
+    """Yield good frames in presentation order with their stamps, then the first `Damage`, and end.
 
-    Frames that wait in the decoder to be put in order and are shown before the damage come out too.
-    Damage ahead of the first good frame is yielded and passed over.
+    Frames that wait in the decoder to be put in order and are shown before the damage come out too;
+    where only decoding times are known, all that wait. Damage ahead of the first good frame is
+    yielded and passed over.
     """
     last_s: float | None = None
     found = False
     for entry in frames_and_damage(container, stream):
         if isinstance(entry, VideoFrame):
-            last_s, found = presented_s(entry), True
-            yield entry
+            last_s, found = stamps.raw_s(entry), True
+            yield Stamped(last_s, entry)
             continue
         # Where the clock starts over (joined recordings), earlier does not mean before.
         starts_over = entry.raw_s is not None and last_s is not None and entry.raw_s <= last_s
-        broken_s = None if starts_over else entry.raw_s
+        broken_s = None if starts_over or stamps.by_dts else entry.raw_s
         for frame in _held_back(stream, broken_s):
             found = True
-            yield frame
+            yield Stamped(stamps.raw_s(frame), frame)
         yield Damage(broken_s, entry.why)
         if found:
             return
@@ -179,20 +188,10 @@ def _held_back(stream: VideoStream, before_s: float | None) -> list[VideoFrame]:
     kept: list[VideoFrame] = []
     for frame in waiting:
         frame.time_base = frame.time_base or stream.time_base
-        time_s = presented_s(frame)
+        time_s = seconds(frame.pts, frame.time_base)
         if not frame.is_corrupt and (before_s is None or time_s is None or time_s < before_s):
             kept.append(frame)
     return kept
-
-
-def presented_s(frame: VideoFrame) -> float | None:
-    """When a frame is shown by the stream's own clock; None where the container does not say."""
-    return seconds(frame.pts, frame.time_base)
-
-
-def seconds(ticks: int | None, time_base: Fraction | None) -> float | None:
-    """Timestamps in seconds; None stays None."""
-    return None if ticks is None or time_base is None else float(ticks * time_base)
 
 
 def reason(error: BaseException) -> str:

@@ -11,10 +11,11 @@ from av.container import InputContainer
 from av.error import FFmpegError
 
 from hermes_lab.errors import VideoError
-from hermes_lab.video.demux import Damage, frames_and_damage, presented_s, reason, video_stream
+from hermes_lab.video.demux import Damage, frames_and_damage, reason, video_stream
 from hermes_lab.video.picture import Picture, upright
 from hermes_lab.video.sampling import LiveGrid, PresentationClock
 from hermes_lab.video.source import FrameSource, ReadOptions
+from hermes_lab.video.stamps import Stamps
 
 _USUAL_INTERVAL_S = 1 / 30
 
@@ -117,6 +118,7 @@ class LiveSource(FrameSource):
     def _read_until_end(self) -> str | None:
         options = self.options
         clock = PresentationClock(origin_s=None, interval_s=_USUAL_INTERVAL_S, duration_s=None)
+        stamps = Stamps()
         grid = LiveGrid(options.fps, options.start_s)
         aspect = self._stream.sample_aspect_ratio if options.square_pixels else None
         why: str | None = "the input ended"
@@ -129,7 +131,7 @@ class LiveSource(FrameSource):
                 continue
             why = "the input ended"
             self._heard_s = time.monotonic()
-            raw_s = presented_s(entry)
+            raw_s = stamps.raw_s(entry)
             time_s = clock.stamp(self._heard_s - began if raw_s is None else raw_s)
             if grid.takes(time_s):
                 image = upright(entry, max_side_px=options.max_side_px, pixel_aspect=aspect)
