@@ -43,10 +43,13 @@ def write_clip(
     mirrored: bool = False,
     pixel_aspect: Fraction | None = None,
     sound: bool = False,
+    title: str | None = None,
 ) -> Path:
     """Write frame n of `pictures` (bar codes 0, 1, 2, ... if None) shown at `pts[n] * time_base` s."""
     shown = [numbered(n) for n in range(len(pts))] if pictures is None else pictures
     with av.open(str(path), "w", options=dict(muxing or {})) as container:
+        if title is not None:
+            container.metadata["title"] = title
         stream = container.add_stream(codec, rate=rate, options=dict(options or {}))
         stream.height, stream.width = shown[0].shape[:2]
         stream.pix_fmt = "yuv420p"

@@ -9,10 +9,9 @@ from typing import NamedTuple
 import av
 from av.container import InputContainer
 from av.device import enumerate_input_devices
-from av.error import FFmpegError
 
 from hermes_lab.errors import VideoError
-from hermes_lab.video.demux import reason
+from hermes_lab.video.demux import FAULTS, reason
 
 
 class CameraInput(NamedTuple):
@@ -54,8 +53,14 @@ def open_camera(camera: str, timeout_s: float) -> InputContainer:
             f"Camera {camera} cannot be opened: there is no {device} (cameras found: {found})."
         )
     try:
-        return av.open(device, mode="r", format=input_format, timeout=(timeout_s, timeout_s))
-    except (FFmpegError, ValueError) as error:
+        return av.open(
+            device,
+            mode="r",
+            format=input_format,
+            timeout=(timeout_s, timeout_s),
+            metadata_errors="replace",
+        )
+    except FAULTS as error:
         raise VideoError(
             f"Camera {camera} ({device}) cannot be opened: {reason(error)}; check that it is plugged "
             "in, not in use by another program, and that this program may use it."

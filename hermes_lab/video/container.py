@@ -10,14 +10,16 @@ from fractions import Fraction
 from pathlib import Path
 
 from av.container import InputContainer
-from av.error import FFmpegError
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from hermes_lab.errors import VideoError
 from hermes_lab.video.demux import (
+    FAULTS,
     Damage,
+    decoding,
     frames_until_damage,
+    reason,
     video_stream,
 )
 from hermes_lab.video.picture import Picture, upright
@@ -70,7 +72,7 @@ class ContainerSource(FrameSource):
         self._interval_s = math.inf
         self._promised_s: float | None = None
         self._pixel_aspect: Fraction | None = None
-        with closing(open_container()) as container:
+        with closing(open_container()) as container, decoding(name):
             self._probe(container)
 
     def sha256(self) -> str | None:
@@ -139,22 +141,31 @@ class ContainerSource(FrameSource):
         return min(max(0, count), self.options.max_frames or count)
 
     def _pictures(self) -> Generator[tuple[float, Picture]]:
+        last_s = 0.0
+        try:
+            with closing(self._sampled()) as sampled:
+                for time_s, _, frame in sampled:
+                    last_s = time_s
+                    yield time_s, self._upright(frame, time_s)
+        except FAULTS as error:
+            self.damage = self._damaged(last_s, Damage(None, reason(error)))
+
+    def _sampled(self) -> Generator[Timed[VideoFrame]]:
         options = self.options
         with closing(self._from_keyframe()) as frames:
             if options.fps is None:
-                sampled = from_start(frames, options.start_s)
+                yield from from_start(frames, options.start_s)
             else:
-                sampled = shown_at_rate(
+                yield from shown_at_rate(
                     frames, fps=options.fps, start_s=options.start_s, interval_s=self._interval_s
                 )
-            for time_s, _, frame in sampled:
-                options.limits.check_duration(self.name, time_s)
-                options.limits.check_pixels(self.name, frame.width, frame.height)
-                aspect = self._pixel_aspect if options.square_pixels else None
-                yield (
-                    time_s,
-                    upright(frame, max_side_px=options.max_side_px, pixel_aspect=aspect),
-                )
+
+    def _upright(self, frame: VideoFrame, time_s: float) -> Picture:
+        options = self.options
+        options.limits.check_duration(self.name, time_s)
+        options.limits.check_pixels(self.name, frame.width, frame.height)
+        aspect = self._pixel_aspect if options.square_pixels else None
+        return upright(frame, max_side_px=options.max_side_px, pixel_aspect=aspect)
 
     def _from_keyframe(self) -> Generator[Timed[VideoFrame]]:
         """Decode from a keyframe shortly before `start_s`; from the beginning where no seek lands
@@ -239,6 +250,6 @@ def _sought(container: InputContainer, stream: VideoStream, target_s: float) -> 
         return False
     try:
         container.seek(int(target_s / stream.time_base), stream=stream)
-    except FFmpegError:
+    except FAULTS:
         return False
     return True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -27,6 +28,10 @@ FILE_FORMATS = (
 """Demuxers that read one file and nothing beside it: no playlists, no concatenation, no devices.
 The audio formats are among them so that an audio file is called one."""
 
+FAULTS = (FFmpegError, OSError, ValueError, OverflowError, LookupError, MemoryError, RuntimeError)
+"""What PyAV raises over a broken input: FFmpeg's own errors, and Python's where the input cannot be put
+into Python's terms (text that is not UTF-8, numbers out of range, pixel formats without a name)."""
+
 URL_PROTOCOLS = "http,https,tls,tcp,udp,rtp,srtp,rtsp,rtsps,rtmp,rtmps,crypto,data"
 """What a URL may lead to; `file` is not among them, so that no remote playlist reads this disk."""
 
@@ -46,10 +51,12 @@ def open_file(path: Path, limits: Limits) -> InputContainer:
     limits.check_bytes(path.name, size_bytes)
     options = {"protocol_whitelist": "file", "format_whitelist": FILE_FORMATS}
     try:
-        return av.open(f"file:{os.path.abspath(path)}", mode="r", options=options)
+        return av.open(
+            f"file:{os.path.abspath(path)}", mode="r", options=options, metadata_errors="replace"
+        )
     except PermissionError as error:
         raise VideoError(f"{path} cannot be read: permission denied.") from error
-    except FFmpegError as error:
+    except FAULTS as error:
         raise VideoError(_not_a_video(path, error)) from error
 
 
@@ -64,14 +71,29 @@ def open_url(url: str, timeout_s: float) -> InputContainer:
         options["rtsp_transport"] = "tcp"
     began = time.monotonic()
     try:
-        return av.open(url, mode="r", options=options, timeout=(timeout_s, timeout_s))
-    except FFmpegError as error:
+        return av.open(
+            url,
+            mode="r",
+            options=options,
+            timeout=(timeout_s, timeout_s),
+            metadata_errors="replace",
+        )
+    except FAULTS as error:
         late = isinstance(error, ExitError) or time.monotonic() - began >= timeout_s
         why = f"no answer within {timeout_s:g} s" if late else reason(error)
         raise VideoError(
             f"{without_password(url)} cannot be opened: {why}; check the address and that the "
             "stream is running."
         ) from error
+
+
+@contextmanager
+def decoding(name: str) -> Generator[None]:
+    """A block in which whatever the decoder stumbles over becomes a `VideoError`."""
+    try:
+        yield
+    except FAULTS as error:
+        raise VideoError(f"{name} cannot be decoded ({reason(error)}): export it again.") from error
 
 
 def video_stream(container: InputContainer, name: str, limits: Limits) -> VideoStream:
@@ -130,7 +152,10 @@ def frames_and_damage(
     while True:
         try:
             packet = next(packets, None)
-        except FFmpegError as error:
+        except IndexError:
+            # PyAV stumbles over streams that turned up on the way, when ours has come to its end.
+            return
+        except FAULTS as error:
             yield Damage(None, reason(error))
             return
         if packet is None:
@@ -140,7 +165,7 @@ def frames_and_damage(
             continue
         try:
             frames = packet.decode()
-        except FFmpegError as error:
+        except FAULTS as error:
             yield Damage(seconds(packet.pts, packet.time_base), reason(error))
             continue
         for frame in frames:
@@ -182,7 +207,7 @@ def _held_back(stream: VideoStream, before_s: float | None) -> list[VideoFrame]:
     before `before_s` (None keeps all). The decoder starts afresh afterwards."""
     try:
         waiting = stream.decode(None)
-    except FFmpegError:
+    except FAULTS:
         waiting = []
     stream.codec_context.flush_buffers()
     kept: list[VideoFrame] = []
@@ -209,7 +234,7 @@ def without_password(url: str) -> str:
     return f"{scheme}://{'***@' if '@' in host else ''}{host.rpartition('@')[2]}{slash}{path}"
 
 
-def _not_a_video(path: Path, error: FFmpegError) -> str:
+def _not_a_video(path: Path, error: BaseException) -> str:
     try:
         with path.open("rb") as file:
             head = file.read(12)

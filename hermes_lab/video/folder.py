@@ -17,9 +17,6 @@ from hermes_lab.video.source import ReadOptions
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
 
-_UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
-"""What Pillow raises on a broken image file, by format."""
-
 
 class FolderSource(SpacedSource):
     """The images of one folder in natural order (frame2 before frame10), `1 / fps` seconds apart.
@@ -67,7 +64,9 @@ class FolderSource(SpacedSource):
                 with Image.open(path) as image:
                     self.options.limits.check_pixels(path.name, image.width, image.height)
                     upright = ImageOps.exif_transpose(image).convert("RGB")
-            except _UNREADABLE as error:
+            except VideoError:
+                raise
+            except Exception as error:  # Pillow's formats raise all kinds on a broken file.
                 self.damage = f"{path} cannot be read as an image ({type(error).__name__})."
                 return
             yield np.asarray(upright)

@@ -8,10 +8,9 @@ from collections import deque
 from collections.abc import Callable, Generator
 
 from av.container import InputContainer
-from av.error import FFmpegError
 
 from hermes_lab.errors import VideoError
-from hermes_lab.video.demux import Damage, frames_and_damage, reason, video_stream
+from hermes_lab.video.demux import FAULTS, Damage, decoding, frames_and_damage, reason, video_stream
 from hermes_lab.video.picture import Picture, upright
 from hermes_lab.video.sampling import LiveGrid, PresentationClock
 from hermes_lab.video.source import FrameSource, ReadOptions
@@ -57,8 +56,9 @@ class LiveSource(FrameSource):
         self._thread: threading.Thread | None = None
         self._container = open_container()
         try:
-            self._stream = video_stream(self._container, name, options.limits)
-            options.limits.check_pixels(name, self._stream.width, self._stream.height)
+            with decoding(name):
+                self._stream = video_stream(self._container, name, options.limits)
+                options.limits.check_pixels(name, self._stream.width, self._stream.height)
         except VideoError:
             self._container.close()
             raise
@@ -107,7 +107,7 @@ class LiveSource(FrameSource):
         """The reading thread: decode, sample and queue until told to stop or the input ends."""
         try:
             self._why = self._read_until_end()
-        except FFmpegError as error:
+        except FAULTS as error:
             self._why = reason(error)
         except BaseException as error:  # It is raised again where the frames are consumed.
             self._failure = error

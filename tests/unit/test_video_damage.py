@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -12,7 +14,8 @@ import pytest
 
 from hermes_lab import video
 from hermes_lab.errors import LabError, VideoError
-from hermes_lab.video import Limits
+from hermes_lab.video import Limits, container
+from hermes_lab.video.demux import frames_and_damage
 from tests.clips import constant_rate, number_of, write_clip, write_sound
 
 FRAMES, RATE = 60, 10
@@ -258,6 +261,62 @@ def test_a_damaged_beginning_is_mentioned(tmp_path: Path) -> None:
     assert len(images) == 9
     assert all(np.array_equal(a, b) for a, b in zip(images, original[1:], strict=True))
     assert source.damage == "clip.avi is damaged at 0.00 s: a frame is damaged."
+
+
+@pytest.mark.parametrize("suffix", ["avi", "mkv", "mp4", "mov", "flv", "ts"])
+def test_a_title_that_is_not_utf8_is_no_obstacle(tmp_path: Path, suffix: str) -> None:
+    clip = constant_rate(tmp_path / f"clip.{suffix}", 10, 10, title="Latin 1: caf#")
+    data = clip.read_bytes()
+    if suffix != "ts":  # where the title is not kept
+        assert b"Latin 1: caf#" in data
+    clip.write_bytes(data.replace(b"caf#", b"caf\xe9"))
+    assert [number_of(frame.image) for frame in video.open(clip, fps=None)] == list(range(10))
+
+
+@pytest.mark.parametrize(
+    "fault", [UnicodeDecodeError("utf-8", b"\xe9", 0, 1, "x"), OverflowError("x"), MemoryError()]
+)
+def test_whatever_the_decoder_raises_is_told_in_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Exception
+) -> None:
+    clip = constant_rate(tmp_path / "clip.mp4", 30, 10)
+    calls = 0
+
+    def failing(*args: object, **kwargs: object) -> np.ndarray:
+        nonlocal calls
+        calls += 1
+        if calls > good:
+            raise fault
+        return np.zeros((2, 2, 3), np.uint8)
+
+    good = 2
+    monkeypatch.setattr(container, "upright", failing)
+    source = video.open(clip, fps=1)
+    assert len(list(source)) == 2
+    assert source.damage == f"clip.mp4 is damaged at 2.00 s: {type(fault).__name__}."
+    calls, good = 0, 0
+    assert refusal(clip) == f"clip.mp4 is damaged at 0.00 s: {type(fault).__name__}."
+    monkeypatch.setattr(container, "video_stream", failing)
+    assert f"clip.mp4 cannot be decoded ({type(fault).__name__})" in refusal(clip)
+    monkeypatch.setattr(av, "open", failing)
+    message = refusal(clip)
+    assert "whose index is missing or damaged" in message and type(fault).__name__ in message
+
+
+def test_a_stream_that_turns_up_on_the_way_does_not_spoil_the_end() -> None:
+    class Packet:
+        is_corrupt, pts, time_base = False, None, None
+
+        def decode(self) -> list[av.VideoFrame]:
+            return [av.VideoFrame(16, 16, "rgb24")]
+
+    def demux(stream: object) -> Iterator[Packet]:
+        yield Packet()
+        raise IndexError("list index out of range")
+
+    opened = SimpleNamespace(format=SimpleNamespace(name="flv"), demux=demux)
+    entries = list(frames_and_damage(opened, SimpleNamespace()))  # type: ignore[arg-type]
+    assert [type(entry) for entry in entries] == [av.VideoFrame]
 
 
 def test_limits_refuse_before_decoding(tmp_path: Path) -> None:
