@@ -145,16 +145,28 @@ class StreamSession:
 
         If anything fails the step is undone: cache, token table and counters are as before.
 
+        Times never run backwards. Where they start over (a second clip after the first), the new ones
+        are shifted to follow what was fed before, by the spacing of the clip's own frames; a note of
+        the snapshot says so.
+
         Args:
             frames: a chunk or frames from `hermes_lab.video`, or RGB arrays [H, W, 3] uint8.
-            times_s: presentation times of bare arrays; default: one second apart.
+            times_s: presentation times in seconds from the stream's beginning, instead of the frames'
+                own; default for bare arrays: one second apart.
 
         Raises:
+            LabError: no frames, a wrong shape or dtype, or times that cannot be.
             PolicyError: the policy broke its contract.
             RecordingError: the step could not be written (the stream itself goes on).
         """
-        images, times = images_and_times(frames, times_s, self._stream)
-        return self._take(lambda: Step(self).run(images, times), images)
+        fed = images_and_times(frames, times_s, self._stream)
+
+        def step() -> Snapshot:
+            self._stream.shift_s = fed.shift_s
+            snapshot = Step(self).run(fed.images, fed.times_s)
+            return replace(snapshot, notes=(*snapshot.notes, fed.note)) if fed.note else snapshot
+
+        return self._take(step, fed.images)
 
     def feed_segment(self, segment: Segment) -> Snapshot:
         """Feed a chunk that was encoded before (replay); the vision encoder does not run."""

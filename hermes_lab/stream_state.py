@@ -39,6 +39,7 @@ class StreamState:
         prefix: what each layer held after the system prefix.
         protected: cached tokens of the system prefix, never candidates.
         step, frames_seen, tokens_seen, now_s: counters of the stream.
+        shift_s: what is added to the times of the clip that is being fed, in seconds.
         tokens_per_frame: visual tokens of the newest frame.
         chunks: the chunks that are kept as encoded, for policies that read frames afresh and for replay.
         memory: what the policy's `admit` keeps between chunks.
@@ -53,6 +54,7 @@ class StreamState:
     frames_seen: int = 0
     tokens_seen: int = 0
     now_s: float = 0.0
+    shift_s: float = 0.0
     tokens_per_frame: int = 0
     chunks: tuple[Chunk, ...] = ()
     memory: dict[str, Any] = field(default_factory=dict[str, Any])
@@ -70,6 +72,7 @@ class StreamState:
             frames_seen=self.frames_seen,
             tokens_seen=self.tokens_seen,
             now_s=self.now_s,
+            shift_s=self.shift_s,
             tokens_per_frame=self.tokens_per_frame,
             chunks=self.chunks,
             memory=copy.deepcopy(self.memory),
@@ -85,7 +88,8 @@ class StreamState:
         """A function that puts everything back to where it is now."""
         states, length = self.cache.states, len(self.table)
         counters = (
-            self.step, self.frames_seen, self.tokens_seen, self.now_s, self.tokens_per_frame,
+            self.step, self.frames_seen, self.tokens_seen, self.now_s, self.shift_s,
+            self.tokens_per_frame,
         )  # fmt: skip
         chunks, memory = self.chunks, copy.deepcopy(self.memory)
 
@@ -93,7 +97,8 @@ class StreamState:
             self.cache.states = states
             self.table.truncate(length)
             (
-                self.step, self.frames_seen, self.tokens_seen, self.now_s, self.tokens_per_frame,
+                self.step, self.frames_seen, self.tokens_seen, self.now_s, self.shift_s,
+                self.tokens_per_frame,
             ) = counters  # fmt: skip
             self.chunks, self.memory = chunks, memory
 
