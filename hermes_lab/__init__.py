@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from hermes_lab.lab import load as load
     from hermes_lab.session import StreamSession as StreamSession
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["Lab", "StreamSession", "load"]
 
 

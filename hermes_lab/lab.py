@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from hermes_lab.engine import Engine
+from hermes_lab.environment import untested
 from hermes_lab.models.base import Adapter
 
 
@@ -18,10 +19,13 @@ class Lab:
 
     Attributes:
         adapter: what the engine knows of the model.
+        notes: sentences a person should read, such as that these versions were not tested; they go into the first
+            snapshot of every session.
         engine: the decoder prepared for streaming; built on first use of the lab.
     """
 
     adapter: Adapter
+    notes: tuple[str, ...] = ()
     engine: Engine = field(init=False)
 
     def __post_init__(self) -> None:
@@ -89,4 +93,5 @@ def load(
         revision=revision,
         local_files_only=local_files_only,
     )
-    return Lab(adapter)
+    note = untested()
+    return Lab(adapter, () if note is None else (note,))

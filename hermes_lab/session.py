@@ -116,7 +116,7 @@ class StreamSession:
         self.board = HookBoard(self.engine.layers)
         self.snapshot: Snapshot | None = None
         self.record_s = 0.0
-        self.notes: tuple[str, ...] = ()
+        self.notes = lab.notes  # of the next snapshot
         self._system = system
         self._stream = self._start(system)
         self.policy: Policy

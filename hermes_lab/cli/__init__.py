@@ -12,7 +12,18 @@ from collections.abc import Sequence
 import typer
 
 from hermes_lab import __version__
-from hermes_lab.cli import bench, dashboard, evaluate, listings, run, show, study, train, world
+from hermes_lab.cli import (
+    bench,
+    dashboard,
+    doctor,
+    evaluate,
+    listings,
+    run,
+    show,
+    study,
+    train,
+    world,
+)
 from hermes_lab.cli.console import errors
 from hermes_lab.errors import LabError
 
@@ -37,6 +48,7 @@ bench.add_to(app)
 study.add_to(app)
 train.add_to(app)
 dashboard.add_to(app)
+doctor.add_to(app)
 
 
 def _version(asked: bool) -> None:

@@ -10,6 +10,7 @@ import typer
 from rich.progress import Progress, TaskID
 
 from hermes_lab.cli.console import errors, out, print_json
+from hermes_lab.cli.doctor import say_untested
 from hermes_lab.files import write_text
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ def bench(
                 out.print(report.heading(), soft_wrap=True)
             out.print(report.sections[-1].table(), markup=False, soft_wrap=True)
 
+    say_untested()
     with Progress(console=errors, transient=True) as bar:
         tasks: dict[str, TaskID] = {}
 

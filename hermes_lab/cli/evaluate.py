@@ -9,6 +9,7 @@ import typer
 from rich.progress import Progress
 
 from hermes_lab.cli.console import errors, print_json
+from hermes_lab.cli.doctor import say_untested
 from hermes_lab.errors import LabError
 
 
@@ -31,6 +32,7 @@ def evaluate(
         raise LabError(f"There is no suite {suite!r}; the suite that ships is 'worlds'.")
     from hermes_lab.evaluation.worlds import compare
 
+    say_untested()
     with Progress(console=errors, transient=True) as progress:
         task = progress.add_task("streams")
 

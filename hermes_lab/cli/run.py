@@ -331,9 +331,9 @@ def _prepare(
 def _say_domain(work: Run, source: str) -> None:
     from hermes_lab import pocket
 
-    for note in pocket.cautions(
-        work.session.lab.name, work.source.kind, source, work.source.estimated_frames
-    ):
+    lab = work.session.lab
+    cautions = pocket.cautions(lab.name, work.source.kind, source, work.source.estimated_frames)
+    for note in (*lab.notes, *cautions):
         errors.print(f"[yellow]Note:[/] {note}", soft_wrap=True)
 
 

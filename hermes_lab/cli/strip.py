@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import numpy as np
-import numpy.typing as npt
+if (
+    TYPE_CHECKING
+):  # numpy is imported on use, so that `hermes-lab doctor` can say that it is missing
+    import numpy as np
+    import numpy.typing as npt
 
 SHADES = " ░▒▓█"  # nothing held ... everything held
 MAX_ROWS = 14
@@ -28,6 +32,8 @@ def held_share(
     Returns:
         [layer, bin], mean over heads; a bin that received no token is 0.
     """
+    import numpy as np
+
     bins = min(columns, max(frames_seen, 1))
     of_frame = (np.arange(max(frames_seen, 1)) * bins) // max(frames_seen, 1)
     entered = frame[(frame >= 0) & (frame < frames_seen)]
@@ -43,6 +49,8 @@ def held_share(
 
 def render(share: npt.NDArray[np.float64], max_rows: int = MAX_ROWS) -> list[str]:
     """Lines of text, one per layer (or group of neighbouring layers where there are many)."""
+    import numpy as np
+
     layers = share.shape[0]
     group = -(-layers // max_rows)
     lines: list[str] = []

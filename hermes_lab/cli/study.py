@@ -12,6 +12,7 @@ import typer
 
 from hermes_lab.cli.console import out, print_json
 from hermes_lab.cli.dashboard import workbench
+from hermes_lab.cli.doctor import say_untested
 
 
 def study(
@@ -26,6 +27,7 @@ def study(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Run one study, or all, with its nulls and controls; writes HTML, JSON and CSV. Resumable."""
+    say_untested()
     result = _analysis("study").run(name, model=model, out=out_dir, quick=quick)
     if as_json:
         print_json(result.to_json())

@@ -1,0 +1,79 @@
+"""`hermes-lab doctor`: what is here, what is missing, and the command that fixes it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from hermes_lab.cli.console import errors, out, print_json
+
+if TYPE_CHECKING:
+    from hermes_lab.environment import Check, Examination
+
+UNFIT = 1  # exit status when something needed is not as it must be
+_COLOURS = {"ok": "green", "untested": "yellow", "absent": "dim"}
+_WORDS = {"absent": "not here"}
+
+
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON with stable keys.")] = False,
+) -> int:
+    """Look at versions, devices, codecs, shipped models and optional packages; say how to fix what is missing.
+
+    Exit status 0: all that is needed is here. 1: something needed is missing, broken, or of a version that is not
+    allowed. Versions that are allowed but not tested, and optional things that are not here, are told and change
+    nothing.
+    """
+    from hermes_lab.environment import examine
+
+    found = examine()
+    if as_json:
+        print_json(found.to_json())
+    else:
+        _show(found)
+    return UNFIT if found.failed else 0
+
+
+def _show(found: Examination) -> None:
+    grid = Table(box=None, show_header=False, pad_edge=False)
+    for section, checks in found.sections.items():
+        grid.add_row(Text(section.capitalize(), "bold"))
+        for check in checks:
+            word = Text(_WORDS.get(check.state, check.state), _COLOURS.get(check.state, "bold red"))
+            grid.add_row(
+                Text.assemble("  ", word), Text(check.name), Text(check.found or "-"), Text(check.wanted, "dim")
+            )  # fmt: skip
+    out.print(Text(f"HERMES Lab {found.version}", "bold"))
+    out.print(grid)
+    everything = [check for checks in found.sections.values() for check in checks]
+    _fixes("To fix:", found.failed)
+    _fixes("Optional:", [c for c in everything if c.fix is not None and not c.failed])
+    names = ", ".join(check.name for check in found.failed)
+    verdict = f"Needed, and not as it must be: {names}." if names else "All that is needed is here."
+    out.print(Text(f"\n{verdict}", "bold red" if names else "bold green"), soft_wrap=True)
+
+
+def _fixes(title: str, checks: list[Check]) -> None:
+    """Commands on lines of their own, so that they can be copied."""
+    if checks:
+        out.print(Text(f"\n{title}", "bold"))
+    for check in checks:
+        line = Text.assemble("  ", (check.name, "bold"), f" ({check.state}): ", check.fix or "")
+        out.print(line, soft_wrap=True)
+
+
+def say_untested() -> None:
+    """One line on standard error where the installed versions are none of those that were tested."""
+    from hermes_lab.environment import untested
+
+    said = untested()
+    if said is not None:
+        errors.print(Text.assemble(("Note: ", "yellow"), said), soft_wrap=True)
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the command."""
+    app.command()(doctor)

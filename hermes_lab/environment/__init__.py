@@ -1,0 +1,13 @@
+"""What HERMES Lab finds around it: versions, devices, codecs, shipped weights, optional packages.
+
+`examine()` looks at everything, as `hermes-lab doctor` shows it. Nothing here needs torch or any other
+package to be importable: a missing package is a finding, not an error.
+"""
+
+from __future__ import annotations
+
+from hermes_lab.environment.checks import Check, Examination
+from hermes_lab.environment.examination import examine
+from hermes_lab.environment.versions import untested
+
+__all__ = ["Check", "Examination", "examine", "untested"]
