@@ -63,6 +63,7 @@ lock: $(VENV)/.dev  ## take the newest versions that pyproject.toml allows into 
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --all-extras \
 	  --overrides requirements/overrides.in --no-annotate --no-emit-index-url \
 	  --custom-compile-command "make lock" --output-file constraints.txt pyproject.toml requirements/besides.in
+	$(BIN)/python scripts/tested_versions.py
 
 clean:  ## remove the virtual environment and caches
 	rm -rf $(VENV) .matrix .pytest_cache .hypothesis .ruff_cache

@@ -26,6 +26,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from rich.console import Console
 from rich.table import Table
+from tested_versions import add_pairs, pins
 
 ROOT = Path(__file__).parents[1]
 HOME = ROOT / ".matrix"
@@ -72,12 +73,6 @@ def lowest(requirement: Requirement) -> str:
     return f"{requirement.name}=={bounds[0]}"
 
 
-def locked() -> dict[str, str]:
-    """Versions of constraints.txt, the first of each name."""
-    pins = re.findall(r"^([\w.-]+)==([^\s;]+)", (ROOT / "constraints.txt").read_text("utf-8"), re.M)
-    return dict(reversed(pins))
-
-
 def newest_pair() -> dict[str, str]:
     """The newest released versions of the two libraries that pyproject.toml allows."""
     wanted = [str(r) for r in direct() if r.name in PAIR]
@@ -114,10 +109,10 @@ def install(name: str, wheel: Path, torch: str) -> Path:
     folder = HOME / name
     venv.create(folder, clear=True, with_pip=True)
     python = folder / "bin" / "python"
-    pins = [lowest(r) for r in direct()] if name == "oldest" else []
+    oldest = [lowest(r) for r in direct()] if name == "oldest" else []
     pip = [str(python), "-m", "pip", "install", *QUIET]
     subprocess.run([*pip, torch], check=True)
-    subprocess.run([*pip, str(wheel), *pins], check=True)
+    subprocess.run([*pip, str(wheel), *oldest], check=True)
     if name == "newest":
         wanted = [r.name for r in direct()]
         subprocess.run([*pip, "--upgrade", "--upgrade-strategy", "eager", *wanted], check=True)
@@ -127,7 +122,7 @@ def install(name: str, wheel: Path, torch: str) -> Path:
         for t in dev["project"]["optional-dependencies"]["dev"]
         if t.startswith(("pytest", "hypothesis"))
     ]
-    subprocess.run([*pip, *tools, *pins], check=True)
+    subprocess.run([*pip, *tools, *oldest], check=True)
     return python
 
 
@@ -206,13 +201,14 @@ def main() -> None:
     parser.add_argument(
         "--if-moved", action="store_true", help="the newest, where it is not locked"
     )
+    parser.add_argument("--record", action="store_true", help="tell the package what passed")
     parser.add_argument("--torch", default="torch==2.13.0", help="the build to install first")
     options = parser.parse_args()
     console = Console(width=None if sys.stdout.isatty() else 150)
     names = [options.only] if options.only else ["oldest", "newest"]
     if options.if_moved:
-        pins, pair = locked(), newest_pair()
-        if all(pins.get(name) == released for name, released in pair.items()):
+        locked, pair = pins(), newest_pair()
+        if all(locked.get(name) == released for name, released in pair.items()):
             console.print(f"The newest pair is the locked one: {pair}. Nothing else to run.")
             return
         names = ["newest"]
@@ -220,6 +216,8 @@ def main() -> None:
     wheel = build_wheel()
     rows = [run(name, wheel, options.torch, console) for name in names]
     show(rows, console)
+    if options.record:
+        add_pairs((r.versions[PAIR[0]], r.versions[PAIR[1]]) for r in rows if r.passed)
     sys.exit(0 if all(row.passed for row in rows) else 1)
 
 

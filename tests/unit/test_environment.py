@@ -50,6 +50,15 @@ def test_the_version_has_one_source() -> None:
     assert re.search(r"^version: (.*)$", citation, re.MULTILINE)[1] == hermes_lab.__version__
 
 
+def test_the_lock_is_what_the_package_says_was_tested() -> None:
+    found = re.findall(r"^([\w.-]+)==(\S+)", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
+    locked = dict(reversed(found))
+    assert "torch" not in locked
+    assert versions.locked() == {n: locked.get(n, v) for n, v in versions.locked().items()}
+    pair = tuple(locked[name] for name in versions.PAIR)
+    assert pair in {tuple(tested) for tested in versions.tested_pairs()}
+
+
 def test_every_direct_dependency_has_a_tested_version_that_is_allowed() -> None:
     declared = versions.allowed()
     assert [re.split(r"[<>=]", line)[0] for line in PROJECT["dependencies"]] == list(declared)
