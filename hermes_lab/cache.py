@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -18,6 +17,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from hermes_lab.alike import alike
+from hermes_lab.frozen import Frozen
 from hermes_lab.models.cursor import Cursor
 from hermes_lab.policies.base import Codec
 
@@ -52,9 +52,7 @@ class LayerState:
     ids: Int[Tensor, "head token"]
     positions: Int[Tensor, "head axis token"]
     cursor: Cursor = Cursor()
-    carried: Mapping[str, Float[Tensor, "head token"]] = field(
-        default_factory=lambda: MappingProxyType({})
-    )
+    carried: Mapping[str, Float[Tensor, "head token"]] = field(default_factory=Frozen[str, Tensor])
     archive: tuple[Archive, ...] = ()
 
     @property
@@ -100,7 +98,7 @@ class LayerState:
             full = value.new_full((value.shape[0], self.tokens), float("nan"), dtype=torch.float32)
             full[:, start:] = value
             carried[name] = full
-        return replace(self, carried=MappingProxyType(carried))
+        return replace(self, carried=Frozen(carried))
 
     def with_metadata(
         self,
@@ -122,7 +120,7 @@ class LayerState:
             values=values,
             ids=torch.cat([self.ids, ids.expand(heads, -1)], 1),
             positions=torch.cat([self.positions, positions.expand(heads, -1, -1)], 2),
-            carried=MappingProxyType(carried),
+            carried=Frozen(carried),
         )
 
 
@@ -172,7 +170,7 @@ def _selected(
         ids=ids,
         positions=positions,
         cursor=state.cursor,
-        carried=MappingProxyType(carried),
+        carried=Frozen(carried),
         archive=state.archive,
     )
 

@@ -13,7 +13,7 @@ from hermes_lab.environment import untested
 from hermes_lab.models.base import Adapter
 
 
-@dataclass
+@dataclass(repr=False)
 class Lab:
     """One set of weights; any number of sessions may run on it at the same time.
 
@@ -30,6 +30,9 @@ class Lab:
 
     def __post_init__(self) -> None:
         self.engine = Engine(self.adapter)
+
+    def __repr__(self) -> str:
+        return f"Lab({self.name!r}, {self.adapter.family}, {self.layers} layers, on {self.adapter.device})"
 
     @property
     def name(self) -> str:

@@ -4,26 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from hermes_lab.brief import Brief, brief, bytes_text
+from hermes_lab.frozen import Frozen
+
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
 
 
-@dataclass(frozen=True)
-class MergeRecord:
+@dataclass(frozen=True, repr=False)
+class MergeRecord(Brief):
     """One synthesised token: its global id and the global ids that went into it."""
 
     id: int
     sources: IntArray
 
 
-@dataclass(frozen=True)
-class LayerDecision:
+@dataclass(frozen=True, repr=False)
+class LayerDecision(Brief):
     """One compression of one layer; `head` is 1 where all KV heads share one set.
 
     Attributes:
@@ -39,7 +41,7 @@ class LayerDecision:
     candidates: IntArray
     kept: npt.NDArray[np.bool_]
     scores: FloatArray
-    terms: Mapping[str, FloatArray] = field(default_factory=lambda: MappingProxyType({}))
+    terms: Mapping[str, FloatArray] = field(default_factory=Frozen[str, FloatArray])
     merged: tuple[MergeRecord, ...] = ()
     budget_tokens: int = 0
 
@@ -50,8 +52,8 @@ class LayerDecision:
         return np.setdiff1d(np.unique(self.candidates), survivors)
 
 
-@dataclass(frozen=True)
-class AttentionSummary:
+@dataclass(frozen=True, repr=False)
+class AttentionSummary(Brief):
     """Attention of one group of queries on the cache, reduced at capture.
 
     All values are means over the group's query rows of post-softmax attention. In layers where the group was not
@@ -76,8 +78,8 @@ class AttentionSummary:
     visible: IntArray
     sink_share: FloatArray
     age_s: FloatArray
-    rows: Mapping[int, FloatArray] = field(default_factory=lambda: MappingProxyType({}))
-    row_ids: Mapping[int, IntArray] = field(default_factory=lambda: MappingProxyType({}))
+    rows: Mapping[int, FloatArray] = field(default_factory=Frozen[int, FloatArray])
+    row_ids: Mapping[int, IntArray] = field(default_factory=Frozen[int, IntArray])
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ class Timings:
     record_s: float = 0.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Snapshot:
     """The state of a stream after one feed step.
 
@@ -129,8 +131,35 @@ class Snapshot:
     timings: Timings = Timings()
     notes: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        return f"Snapshot({self.headline()})"
 
-@dataclass(frozen=True)
+    def headline(self) -> str:
+        """What happened in this step, in one line."""
+        came = f"{len(self.frames)} frames" if len(self.frames) != 1 else "1 frame"
+        counts = {int(ids.shape[-1]) for ids in self.held} or {0}
+        held = f"{min(counts)}" if len(counts) == 1 else f"{min(counts)} to {max(counts)}"
+        words = [
+            f"step {self.step}",
+            f"{came}, {self.frames_seen} so far",
+            f"{self.time_s:.1f} s",
+            f"{len(self.held)} layers hold {held} tokens each",
+            bytes_text(self.cache_bytes),
+        ]
+        if self.decisions:
+            gone = sum(int((~d.kept).sum()) // max(len(d.kept), 1) for d in self.decisions)
+            words.insert(4, f"{len(self.decisions)} layers evicted {gone} tokens")
+        if self.notes:
+            words.append(f"{len(self.notes)} notes" if len(self.notes) > 1 else "1 note")
+        return ", ".join(words)
+
+    def _repr_html_(self) -> str:
+        from hermes_lab.snapshot_html import picture
+
+        return picture(self)
+
+
+@dataclass(frozen=True, repr=False)
 class Answer:
     """One answered question; the cache is as it was before.
 
@@ -159,4 +188,11 @@ class Answer:
     attention: AttentionSummary | None = None
     attended_tokens: tuple[int, ...] = ()
     cache_bytes: int = 0
-    extra: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    extra: Mapping[str, Any] = field(default_factory=Frozen[str, Any])
+
+    def __repr__(self) -> str:
+        took = f"TTFT {1000 * self.ttft_s:.1f} ms"
+        return (
+            f"Answer({brief(self.question)} -> {brief(self.text)}, at {self.time_s:.1f} s, "
+            f"{len(self.token_ids)} tokens, {took})"
+        )

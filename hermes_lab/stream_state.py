@@ -7,13 +7,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from hermes_lab.brief import Brief
 from hermes_lab.cache import LayerState, StreamCache
 from hermes_lab.models.base import Segment
 from hermes_lab.tokens import TokenTable
 
 
-@dataclass(frozen=True)
-class Chunk:
+@dataclass(frozen=True, repr=False)
+class Chunk(Brief):
     """One chunk as it was encoded, before any policy saw it.
 
     Attributes:

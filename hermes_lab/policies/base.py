@@ -16,7 +16,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
-from types import MappingProxyType
 from typing import Any, ClassVar, Literal, cast
 
 import torch
@@ -24,6 +23,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from hermes_lab.errors import PolicyError
+from hermes_lab.frozen import Frozen
 from hermes_lab.policies.settings import setting as setting
 from hermes_lab.policies.settings import validate
 
@@ -109,16 +109,14 @@ class LayerView:
     keys: Float[Tensor, "kv_head token dim"] | None = None
     values: Float[Tensor, "kv_head token dim"] | None = None
     attention: Mapping[str, Float[Tensor, "query_head row token"]] = field(
-        default_factory=lambda: MappingProxyType({})
+        default_factory=Frozen[str, Tensor]
     )
     received: Float[Tensor, "query_head token"] | None = None
     received_queries: Float[Tensor, " token"] | None = None
     queries: Mapping[str, Float[Tensor, "query_head row dim"]] = field(
-        default_factory=lambda: MappingProxyType({})
+        default_factory=Frozen[str, Tensor]
     )
-    carried: Mapping[str, Float[Tensor, "head token"]] = field(
-        default_factory=lambda: MappingProxyType({})
-    )
+    carried: Mapping[str, Float[Tensor, "head token"]] = field(default_factory=Frozen[str, Tensor])
     budget_tokens: int | None = None
     rotate: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
     rng: torch.Generator | None = None
@@ -150,9 +148,7 @@ class Scores:
     """A decision's numbers: `total` ranks, `terms` explain it (shown for every token in the dashboard)."""
 
     total: Float[Tensor, "head token"]
-    terms: Mapping[str, Float[Tensor, "head token"]] = field(
-        default_factory=lambda: MappingProxyType({})
-    )
+    terms: Mapping[str, Float[Tensor, "head token"]] = field(default_factory=Frozen[str, Tensor])
 
 
 @dataclass(frozen=True)
@@ -207,10 +203,8 @@ class Admission:
 
     keep: Int[Tensor, " kept"]
     embeds: Float[Tensor, "kept hidden"] | None = None
-    terms: Mapping[str, Float[Tensor, " token"]] = field(
-        default_factory=lambda: MappingProxyType({})
-    )
-    merged_into: Mapping[int, int] = field(default_factory=lambda: MappingProxyType({}))
+    terms: Mapping[str, Float[Tensor, " token"]] = field(default_factory=Frozen[str, Tensor])
+    merged_into: Mapping[int, int] = field(default_factory=Frozen[int, int])
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
+from hermes_lab.brief import Brief
 from hermes_lab.errors import RecordingError
 from hermes_lab.recording.idsets import IntArray
 from hermes_lab.recording.reader import Recording
@@ -16,8 +17,8 @@ from hermes_lab.recording.state import CacheState, follow
 from hermes_lab.tokens import Role, TokenTable
 
 
-@dataclass(frozen=True)
-class Agreement:
+@dataclass(frozen=True, repr=False)
+class Agreement(Brief):
     """Jaccard similarity (shared / either) of the kept visual tokens, per KV head and then over all heads.
 
     Attributes:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
+from hermes_lab.frozen import Frozen
 from hermes_lab.recording.attention import decode_attention, encode_attention
 from hermes_lab.recording.parts import Array, Part
 from hermes_lab.snapshot import Answer
@@ -64,5 +64,5 @@ def decode_answer(part: Part) -> Answer:
         first_logits=logits,
         top=tuple((text, probability) for text, probability in record["top"]),
         attention=attention[0] if attention else None,
-        extra=MappingProxyType(extra),
+        extra=Frozen(extra),
     )

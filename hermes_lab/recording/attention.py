@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
+from hermes_lab.frozen import Frozen
 from hermes_lab.recording.format import Level
 from hermes_lab.recording.parts import Array, Part
 from hermes_lab.snapshot import AttentionSummary
 
 _PLAIN = ("role_mass", "entropy", "visible", "sink_share", "age_s")
-_NO_ROWS: Mapping[int, Any] = MappingProxyType({})
+_NO_ROWS: Mapping[int, Any] = Frozen({})
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,8 @@ def reduce_rows(summary: AttentionSummary, level: Level, rows: RowFilter) -> Att
         return summary
     return replace(
         summary,
-        rows=MappingProxyType({n: summary.rows[n] for n in summary.rows if n in kept}),
-        row_ids=MappingProxyType({n: summary.row_ids[n] for n in summary.row_ids if n in kept}),
+        rows=Frozen({n: summary.rows[n] for n in summary.rows if n in kept}),
+        row_ids=Frozen({n: summary.row_ids[n] for n in summary.row_ids if n in kept}),
     )
 
 
@@ -96,8 +96,8 @@ def _decode(number: int, record: Mapping[str, Any], part: Part) -> AttentionSumm
         group=record["group"],
         frame_mass=full,
         **dict(zip(_PLAIN, plain, strict=True)),
-        rows=MappingProxyType(dict(zip(record["rows"], rows, strict=True))) if rows else _NO_ROWS,
-        row_ids=MappingProxyType(
+        rows=Frozen(dict(zip(record["rows"], rows, strict=True))) if rows else _NO_ROWS,
+        row_ids=Frozen(
             {layer: i.astype(np.int64) for layer, i in zip(record["row_ids"], ids, strict=True)}
         ),
     )

@@ -5,14 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from hermes_lab.brief import Brief
 from hermes_lab.errors import RecordingError
 from hermes_lab.recording.format import MANIFEST, Manifest
 from hermes_lab.recording.reader import event_parts, read_manifest
 from hermes_lab.recording.summary import folder_bytes
 
 
-@dataclass(frozen=True)
-class RecordingEntry:
+@dataclass(frozen=True, repr=False)
+class RecordingEntry(Brief):
     """One recording, found without reading its parts; `manifest` is None where `problem` says why.
 
     Attributes:

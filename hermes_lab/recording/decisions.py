@@ -7,11 +7,11 @@ terms as the float32 they are, so that what is read equals what was decided.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
+from hermes_lab.frozen import Frozen
 from hermes_lab.recording.idsets import NONE, IntArray, PackedRows, decode_row
 from hermes_lab.recording.matching import blocks, join
 from hermes_lab.recording.parts import Array, Part
@@ -113,7 +113,7 @@ def decode_decisions(
                 candidates=np.stack(candidates),
                 kept=mask,
                 scores=scores,
-                terms=MappingProxyType({str(name): term for name, term in spans.items()}),
+                terms=Frozen({str(name): term for name, term in spans.items()}),
                 merged=merged,
                 budget_tokens=record["budget"],
             )

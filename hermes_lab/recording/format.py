@@ -22,6 +22,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
+from hermes_lab.brief import Brief
 from hermes_lab.errors import RecordingError, nearest
 
 FORMAT = "hermes-lab-recording"
@@ -108,8 +109,8 @@ class SourceInfo:
     sha256: str | None = None
 
 
-@dataclass(frozen=True)
-class Manifest:
+@dataclass(frozen=True, repr=False)
+class Manifest(Brief):
     """Everything about a recording that holds for all of its steps.
 
     Attributes:

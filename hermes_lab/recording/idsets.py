@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from hermes_lab.brief import Brief
+
 IntArray = npt.NDArray[np.int64]
 
 NONE: IntArray = np.empty(0, np.int64)
@@ -23,8 +25,8 @@ Packed = tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]
 """Many rows: counts [row, (missing, extra, displaced)], and all ids in that order with the places at the end."""
 
 
-@dataclass(frozen=True)
-class RowDiff:
+@dataclass(frozen=True, repr=False)
+class RowDiff(Brief):
     """One row against its pool; see the module docstring."""
 
     missing: IntArray = field(default_factory=lambda: NONE)

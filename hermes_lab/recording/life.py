@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from hermes_lab.brief import Brief
 from hermes_lab.errors import RecordingError
 from hermes_lab.snapshot import LayerDecision
 from hermes_lab.tokens import Role
@@ -43,8 +44,8 @@ class Trial:
     kept: bool
 
 
-@dataclass(frozen=True)
-class LayerLife:
+@dataclass(frozen=True, repr=False)
+class LayerLife(Brief):
     """One token in one layer.
 
     Attributes:
@@ -65,8 +66,8 @@ class LayerLife:
     reason: str
 
 
-@dataclass(frozen=True)
-class TokenLife:
+@dataclass(frozen=True, repr=False)
+class TokenLife(Brief):
     """What a token is (see `TokenTable`) and what became of it in each layer asked for."""
 
     id: int

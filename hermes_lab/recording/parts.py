@@ -16,6 +16,7 @@ import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from hermes_lab.brief import Brief
 from hermes_lab.recording.format import TEMPORARY_SUFFIX
 
 Array = npt.NDArray[Any]
@@ -66,8 +67,8 @@ def _checksum(text: str, tensors: Mapping[str, Array]) -> int:
     return value
 
 
-@dataclass(frozen=True)
-class Part:
+@dataclass(frozen=True, repr=False)
+class Part(Brief):
     """A part on disk: its JSON record at once, its arrays when asked for."""
 
     path: Path

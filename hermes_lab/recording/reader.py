@@ -51,6 +51,9 @@ class Steps(Sequence[Snapshot]):
     def __init__(self, recording: Recording) -> None:
         self._recording = recording
 
+    def __repr__(self) -> str:
+        return f"Steps({len(self)} of {str(self._recording.folder)!r})"
+
     def __len__(self) -> int:
         return len(self._recording.step_parts)
 
@@ -67,7 +70,7 @@ class Steps(Sequence[Snapshot]):
         return self._recording.snapshot(position)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Recording:
     """One recording folder, open for reading.
 
@@ -125,6 +128,14 @@ class Recording:
                 problems = (f"{sentence}, what came after them is left out.",)
                 break
         return cls(folder, manifest, tuple(steps), tuple(answers), problems)
+
+    def __repr__(self) -> str:
+        policy = self.manifest.policy.get("policy", "?")
+        left_out = f", {len(self.problems)} problems" if self.problems else ""
+        return (
+            f"Recording({str(self.folder)!r}, {self.manifest.status}, {self.manifest.model.name} under "
+            f"{policy}, {len(self.step_parts)} steps, {len(self.answer_parts)} answers{left_out})"
+        )
 
     @property
     def steps(self) -> Steps:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from hermes_lab.brief import Brief
 from hermes_lab.recording.idsets import NONE, IntArray, PackedRows
 from hermes_lab.tokens import Role
 
@@ -29,8 +30,8 @@ class TokenState(IntEnum):
     PROTECTED = 4  # held, and not up for eviction in the layer's latest decision
 
 
-@dataclass(frozen=True)
-class LayerChronicle:
+@dataclass(frozen=True, repr=False)
+class LayerChronicle(Brief):
     """Who came and left one layer; a token that leaves and comes again has one entry for each stay.
 
     Attributes:
@@ -71,8 +72,8 @@ class LayerChronicle:
         return state
 
 
-@dataclass(frozen=True)
-class Retention:
+@dataclass(frozen=True, repr=False)
+class Retention(Brief):
     """The fate of every video token (columns) in some layers (rows).
 
     Attributes:
@@ -198,8 +199,8 @@ def _in_order(events: Sequence[tuple[int, int, IntArray]]) -> tuple[IntArray, In
     return keys * _STAYS + times_before, index
 
 
-@dataclass(frozen=True)
-class DecisionLog:
+@dataclass(frozen=True, repr=False)
+class DecisionLog(Brief):
     """What the decisions of one layer say beyond who was evicted; see `LayerChronicle`."""
 
     merged: IntArray

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from hermes_lab.brief import Brief
 from hermes_lab.recording.idsets import (
     NONE,
     IntArray,
@@ -26,8 +27,8 @@ from hermes_lab.recording.parts import Array, Part
 _NOWHERE = int(np.iinfo(np.int64).min)  # no token stands so far back
 
 
-@dataclass(frozen=True)
-class CacheState:
+@dataclass(frozen=True, repr=False)
+class CacheState(Brief):
     """`Snapshot.held` ([head, token] a layer) and `Snapshot.positions` ([head, axis, token] a layer, or none)."""
 
     held: tuple[IntArray, ...] = ()
@@ -188,8 +189,8 @@ def _cut(flat: Array, shapes: Sequence[tuple[int, ...]]) -> tuple[IntArray, ...]
     )
 
 
-@dataclass(frozen=True)
-class StepDiff:
+@dataclass(frozen=True, repr=False)
+class StepDiff(Brief):
     """The differences of one step, read from its part.
 
     Attributes:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hermes_lab.brief import Brief, bytes_text
 from hermes_lab.recording.retention import TokenState
 from hermes_lab.tokens import Role
 
@@ -31,8 +32,8 @@ class AnswerSummary:
     tpot_s: float
 
 
-@dataclass(frozen=True)
-class RecordingSummary:
+@dataclass(frozen=True, repr=False)
+class RecordingSummary(Brief):
     """What `hermes-lab show` prints.
 
     Attributes:
@@ -159,15 +160,6 @@ def summarise(recording: Recording) -> RecordingSummary:
 def folder_bytes(folder: Path) -> int:
     """Bytes of all files of a recording."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-
-
-def bytes_text(count: float) -> str:
-    """Bytes for people: 1536 is "1.5 KiB"."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if count < 1024:
-            return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1024
-    return f"{count:.1f} TiB"
 
 
 def _span(values: tuple[int, ...]) -> str:

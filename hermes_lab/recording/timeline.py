@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 import numpy.typing as npt
 
+from hermes_lab.brief import Brief
 from hermes_lab.recording.parts import Part
 from hermes_lab.snapshot import Timings
 
@@ -15,8 +16,8 @@ IntArray = npt.NDArray[np.int64]
 SecondsArray = npt.NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class Timeline:
+@dataclass(frozen=True, repr=False)
+class Timeline(Brief):
     """One entry a step.
 
     Attributes:
