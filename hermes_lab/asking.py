@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from jaxtyping import Float
 from torch import Tensor
 
 from hermes_lab import reading
-from hermes_lab.engine import Engine
+from hermes_lab.engine import Engine, Wants
 from hermes_lab.errors import LabError
 from hermes_lab.snapshot import Answer
 from hermes_lab.stream_state import StreamState
@@ -33,7 +34,7 @@ def answer(
     started = session._clock()
     if max_new_tokens < 1:
         raise LabError(f"An answer needs at least one token, got max_new_tokens={max_new_tokens}.")
-    engine, stream = session.engine, session.reading_stream()
+    engine, stream = session.engine, session._reading_stream()
     wanted = session.record_level != "off" if attention is None else attention
     summarizer = session._summarizer("question", stream) if wanted else None
     ids: list[int] = []
@@ -70,6 +71,20 @@ def answer(
     return made
 
 
+def texts(session: StreamSession, question: str, max_new_tokens: int) -> Iterator[str]:
+    """The work of `StreamSession.stream_answer`: the session is free between two tokens."""
+
+    def start() -> Iterator[tuple[int, Tensor]]:
+        return generate(session, session._reading_stream(), question, max_new_tokens)
+
+    take = session.turns.take
+    tokens = take("stream_answer", start)
+    ids: list[int] = []
+    while (found := take("stream_answer", lambda: next(tokens, None))) is not None:
+        ids.append(found[0])
+        yield session.engine.adapter.decode(ids)
+
+
 def generate(
     session: StreamSession,
     stream: StreamState,
@@ -82,10 +97,26 @@ def generate(
     reads = wants
     if summarizer is not None:
         reads = replace(wants, rows=slice(None), on_rows=summarizer.add)
-    hidden = session.prefill_question(question, reads, stream)
+    hidden = prefill(session, question, reads, stream)
     yield from reading.decode(
         session.engine, stream.cache, hidden, max_new_tokens=max_new_tokens, wants=wants
     )
+
+
+def prefill(
+    session: StreamSession, question: str, wants: Wants, stream: StreamState | None = None
+) -> Float[Tensor, "new hidden"]:
+    """The work of `StreamSession.prefill_question`, which describes the arguments."""
+    if not question.strip():
+        raise LabError("The question is empty; ask something.")
+    if not session.stream.frames_seen:
+        raise LabError("No frame was fed yet, so there is nothing to ask about; feed some first.")
+    segment = session.engine.adapter.question(question)
+    if wants.rows is not None:
+        wants = replace(wants, rows=slice(0, len(segment)))
+    stream = session._reading_stream() if stream is None else stream
+    reader = reading.Reader(session.engine, stream, session.policy, session.seed)
+    return reader.prefill(segment, wants)
 
 
 def _likeliest(engine: Engine, logits: Tensor, count: int) -> tuple[tuple[str, float], ...]:

@@ -13,8 +13,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
@@ -25,7 +24,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from hermes_lab import asking, policies, reading
+from hermes_lab import asking, policies
 from hermes_lab.attention import Knockout
 from hermes_lab.contract import check_choice
 from hermes_lab.engine import Wants
@@ -39,9 +38,10 @@ from hermes_lab.policies.base import Policy
 from hermes_lab.positions import PositionRule
 from hermes_lab.snapshot import Answer, Snapshot
 from hermes_lab.step import Step
-from hermes_lab.stream_state import StreamState
+from hermes_lab.stream_state import StreamState, start
 from hermes_lab.summaries import Summarizer, rows_wanted
-from hermes_lab.tokens import Role, TokenTable
+from hermes_lab.tokens import TokenTable
+from hermes_lab.turns import Turns, turn
 from hermes_lab.video import Frame
 
 if TYPE_CHECKING:
@@ -54,6 +54,9 @@ RecordLevel = Literal["off", "summary", "rows"]
 
 class StreamSession:
     """One stream through one model under one policy.
+
+    One thread works on a session at a time, others wait for their turn; a policy, a hook or `on_token` that calls
+    the session it runs in is refused. Forks are sessions of their own.
 
     Args:
         lab: a loaded model; sessions on one lab do not disturb each other.
@@ -104,6 +107,7 @@ class StreamSession:
             raise LabError(
                 f"There is no next position {next_position!r}; take counter or last_kept."
             )
+        self.turns = Turns()
         self.lab = lab
         self.engine = lab.engine
         self.chunk_frames = chunk_frames
@@ -118,7 +122,7 @@ class StreamSession:
         self.record_s = 0.0
         self.notes = lab.notes  # of the next snapshot
         self._system = system
-        self._stream = self._start(system)
+        self._stream = start(self.engine, system)
         self.policy: Policy
         self.positions: PositionRule
         self.set_policy(policy, positions)
@@ -130,16 +134,8 @@ class StreamSession:
 
             self._writer = open_writer(self, Path(record), source or {}, fps, overwrite)
 
-    def _start(self, system: str | None) -> StreamState:
-        prefix = self.engine.adapter.prefix(system)
-        stream = StreamState(self.engine.new_cache(), TokenTable(), protected=len(prefix))
-        ids = stream.table.append(len(prefix), role=Role.SYSTEM)
-        if len(prefix):
-            self.engine.forward(stream.cache, prefix, "prefix", torch.as_tensor(ids))
-        stream.prefix = stream.cache.states
-        return stream
-
     # --- the stream --------------------------------------------------------------------------
+    @turn
     def feed(self, frames: Frames | Frame, times_s: Sequence[float] | None = None) -> Snapshot:
         """Encode a chunk, prefill it, and let the policy decide.
 
@@ -168,6 +164,7 @@ class StreamSession:
 
         return self._take(step, fed.images)
 
+    @turn
     def feed_segment(self, segment: Segment) -> Snapshot:
         """Feed a chunk that was encoded before (replay); the vision encoder does not run."""
         return self._take(lambda: Step(self).run_encoded(segment, 0.0), None)
@@ -194,6 +191,7 @@ class StreamSession:
             record_step(self, self._writer, snapshot, images)
             self.record_s = time.perf_counter() - started
 
+    @turn
     def set_policy(self, policy: Policy | str, positions: PositionRule | str | None = None) -> None:
         """Choose the policy from the next decision on; what was already evicted stays evicted.
 
@@ -210,6 +208,7 @@ class StreamSession:
         self.policy = chosen
 
     # --- questions -----------------------------------------------------------------------------
+    @turn
     def ask(
         self,
         question: str,
@@ -241,25 +240,29 @@ class StreamSession:
     def stream_answer(self, question: str, *, max_new_tokens: int = 32) -> Iterator[str]:
         """The answer so far, token by token, from what is remembered when the first token is asked for.
 
-        Leaving the loop early, feeding frames and asking other questions between two tokens are all fine.
+        Leaving the loop early, feeding frames and asking other questions between two tokens are all fine: only the
+        work on a token is a turn.
         """
-        ids: list[int] = []
-        for token, _ in asking.generate(self, self.reading_stream(), question, max_new_tokens):
-            ids.append(token)
-            yield self.engine.adapter.decode(ids)
+        return asking.texts(self, question, max_new_tokens)
 
+    @turn
     def question_logits(self, question: str) -> Float[Tensor, "new vocabulary"]:
         """Logits at every token of the question's turn; the last row predicts the answer's first token."""
-        hidden = self.prefill_question(question, self._wants())
+        hidden = asking.prefill(self, question, self._wants())
         return self.engine.logits(hidden)
 
+    @turn
     def reading_stream(self) -> StreamState:
         """The stream on a cache of its own, which a question may write to; tensors are shared, not copied."""
+        return self._reading_stream()
+
+    def _reading_stream(self) -> StreamState:
         return self._stream.for_reading(self.engine.new_cache())
 
     def _wants(self) -> Wants:
         return Wants(knockouts=tuple(self.knockouts), board=self.board)
 
+    @turn
     def prefill_question(
         self, question: str, wants: Wants, stream: StreamState | None = None
     ) -> Float[Tensor, "new hidden"]:
@@ -268,25 +271,26 @@ class StreamSession:
         Raises:
             LabError: the question is empty, or no frame was fed yet.
         """
-        if not question.strip():
-            raise LabError("The question is empty; ask something.")
-        if not self._stream.frames_seen:
-            raise LabError(
-                "No frame was fed yet, so there is nothing to ask about; feed some first."
-            )
-        segment = self.engine.adapter.question(question)
-        if wants.rows is not None:
-            wants = replace(wants, rows=slice(0, len(segment)))
-        stream = self.reading_stream() if stream is None else stream
-        reader = reading.Reader(self.engine, stream, self.policy, self.seed)
-        return reader.prefill(segment, wants)
+        return asking.prefill(self, question, wants, stream)
 
     # --- hooks ---------------------------------------------------------------------------------
     @contextmanager
     def hooks(self, fwd_hooks: FwdHooks) -> Generator[StreamSession]:
-        """Listen to, or edit, TransformerLens hook points inside the block (see `hermes_lab.hooks`)."""
-        with self.board.hooks(fwd_hooks):
-            yield self
+        """Listen to, or edit, TransformerLens hook points inside the block (see `hermes_lab.hooks`).
+
+        Hooks belong to the session: they hear whoever works on it, from whichever thread (see `alone`).
+        """
+        with ExitStack() as heard:
+            self.turns.take("hooks", lambda: heard.enter_context(self.board.hooks(fwd_hooks)))
+            try:
+                yield self
+            finally:
+                with self.turns.alone:  # another thread's pass keeps them to its end
+                    heard.close()
+
+    def alone(self) -> AbstractContextManager[Any]:
+        """Keep other threads waiting during a block of several calls."""
+        return self.turns.alone
 
     def run_with_cache(
         self, question: str, names_filter: str | Callable[[str], bool] | None = None
@@ -302,10 +306,12 @@ class StreamSession:
         return activation_cache(self, question, names_filter)
 
     # --- copies ----------------------------------------------------------------------------------
+    @turn
     def fork(self, policy: Policy | str | None = None) -> StreamSession:
         """An independent session that continues from here; tensors are shared, nothing is recorded."""
         other = object.__new__(StreamSession)
         other.__dict__.update(self.__dict__)
+        other.turns = Turns()
         other._stream = self._stream.fork(self.engine.new_cache())
         other._writer = None
         other.record_level = "off"
@@ -341,7 +347,7 @@ class StreamSession:
             "next_position": self.next_position, "evaluation": self.evaluation, "keep_visual": True,
         }  # fmt: skip
         other = StreamSession(self.lab, policy, **(settings | options))
-        for chunk in self._stream.chunks:
+        for chunk in self.turns.take("replay", lambda: self._stream.chunks):
             snapshot = other.feed_segment(chunk.segment)
             if on_step is not None:
                 on_step(other, snapshot)
@@ -386,6 +392,7 @@ class StreamSession:
         return time.perf_counter()
 
     # --- the end -------------------------------------------------------------------------------
+    @turn
     def close(self, reason: str | None = None) -> None:
         """Finish the recording, if there is one; `reason` marks it as aborted."""
         if self._writer is not None:

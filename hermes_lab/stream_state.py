@@ -5,12 +5,17 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import torch
 
 from hermes_lab.brief import Brief
 from hermes_lab.cache import LayerState, StreamCache
 from hermes_lab.models.base import Segment
-from hermes_lab.tokens import TokenTable
+from hermes_lab.tokens import Role, TokenTable
+
+if TYPE_CHECKING:
+    from hermes_lab.engine import Engine
 
 
 @dataclass(frozen=True, repr=False)
@@ -28,6 +33,17 @@ class Chunk(Brief):
     ids: tuple[int, ...]
     first_frame: int
     frames: int
+
+
+def start(engine: Engine, system: str | None) -> StreamState:
+    """A stream before its first frame: the system prefix is cached and protected."""
+    prefix = engine.adapter.prefix(system)
+    stream = StreamState(engine.new_cache(), TokenTable(), protected=len(prefix))
+    ids = stream.table.append(len(prefix), role=Role.SYSTEM)
+    if len(prefix):
+        engine.forward(stream.cache, prefix, "prefix", torch.as_tensor(ids))
+    stream.prefix = stream.cache.states
+    return stream
 
 
 @dataclass

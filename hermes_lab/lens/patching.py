@@ -70,7 +70,7 @@ def patch(
     def replace(tensor: Tensor, hook: Any) -> Tensor:
         return _put(session, hook.name, tensor, held[hook.name], positions, listed)
 
-    with session.hooks([(name, replace) for name in chosen]):
+    with session.alone(), session.hooks([(name, replace) for name in chosen]):
         return session.question_logits(question)
 
 
@@ -110,16 +110,14 @@ def patch_sweep(
         LabError: as for `patch`, or the answers begin with the same token.
     """
     pair = answer_pair(session, answer, other)
-    clean = difference(session.question_logits(question), pair)
-    found = [
-        [
-            difference(
-                patch(session, question, source, f"blocks.{layer}.{name}", positions=[at]), pair
-            )
-            for at in positions
-        ]
-        for layer in range(session.engine.layers)
-    ]
+
+    def patched(layer: int, at: int) -> float:
+        logits = patch(session, question, source, f"blocks.{layer}.{name}", positions=[at])
+        return difference(logits, pair)
+
+    with session.alone():  # all of them on one memory
+        clean = difference(session.question_logits(question), pair)
+        found = [[patched(layer, at) for at in positions] for layer in range(session.engine.layers)]
     return PatchSweep(question, name, tuple(positions), np.array(found, np.float32), clean)
 
 

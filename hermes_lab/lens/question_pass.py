@@ -60,9 +60,10 @@ def question_pass(
 
     hooks = [(name, catch) for name in resolve(session, names)]
     wants = Wants(knockouts=(*session.knockouts, *knockouts), board=session.board)
-    stream = session.reading_stream()
-    with session.hooks(hooks):
-        hidden = session.prefill_question(question, wants, stream)
+    with session.alone():  # or another thread's question would be caught too
+        stream = session.reading_stream()
+        with session.hooks(hooks):
+            hidden = session.prefill_question(question, wants, stream)
     states = stream.cache.states
     return QuestionPass(hidden, caught, states)
 
