@@ -203,10 +203,11 @@ def head_to_frames(recording: Recording, probe: Probe) -> None:
     """One head's attention over frames beside uniform, and the mean of its layer after it."""
     layers, heads = probe.summary.entropy.shape
     view: state.ViewState = st.session_state["view"]
-    state.initial("w_layer", min(view.layer or 0, layers - 1))
-    state.initial("w_head", min(view.head or 0, heads - 1))
+    state.initial("w_layer", view.layer or 0)
+    state.initial("w_head", view.head or 0)
     for key, count in (("w_layer", layers), ("w_head", heads)):
-        st.session_state[key] = min(int(st.session_state[key] or 0), count - 1)
+        if st.session_state[key] >= count:  # of a recording with more of them
+            st.session_state[key] = count - 1
     st.subheader("From a head to its frames", anchor=False)
     one, two, _ = st.columns([1, 1, 3])
     layer = int(one.number_input("Layer", 0, layers - 1, key="w_layer"))
@@ -288,7 +289,8 @@ def frame_to_heads(recording: Recording, probe: Probe) -> None:
     share = figures.frame_shares(probe.summary, sinks=bool(st.session_state["atlas-sinks"]))
     best = int(share.mean((0, 1)).argmax())
     state.initial("w_frame", min(view.frame if view.frame is not None else best, frames - 1))
-    st.session_state["w_frame"] = min(int(st.session_state["w_frame"] or 0), frames - 1)
+    if st.session_state["w_frame"] >= frames:  # of a later question
+        st.session_state["w_frame"] = frames - 1
     left, right = st.columns([1, 3], vertical_alignment="top")
     with left:
         frame = int(st.number_input("Frame", 0, frames - 1, key="w_frame"))

@@ -11,7 +11,7 @@ from typing import Any, Union, get_args, get_origin
 
 import streamlit as st
 
-from dashboards.state import initial
+from dashboards.state import lasting
 from hermes_lab import policies
 from hermes_lab.errors import LabError, ModelError
 from hermes_lab.policies import FieldInfo, Policy
@@ -52,7 +52,7 @@ def model_named(name: str) -> str:
 def model_picker(key: str, current: str) -> str:
     """Choose a model by name; loads nothing."""
     offered = list(model_choices())
-    initial(key, current if current else (offered[0] if offered else "pocket"))
+    lasting(key, current if current else (offered[0] if offered else "pocket"))
     options = list(dict.fromkeys([*offered, st.session_state[key]]))
     return st.selectbox(
         "Model",
@@ -75,7 +75,7 @@ def policy_picker(
     """
     name, preset, options = _parsed(current)
     available = [n for n in policies.names() if not policies.info(n).evaluation_only]
-    initial(f"{key}-name", name if name in available else DEFAULT_POLICY)
+    lasting(f"{key}-name", name if name in available else DEFAULT_POLICY)
     chosen = st.selectbox(
         "Policy",
         available,
@@ -85,7 +85,7 @@ def policy_picker(
     info = policies.info(chosen)
     base = _defaults(chosen, preset if chosen == name else None, options if chosen == name else {})
     if info.presets:
-        initial(f"{key}-{chosen}-preset", preset or info.presets[0])
+        lasting(f"{key}-{chosen}-preset", preset or info.presets[0])
         preset_chosen = st.segmented_control(
             "Preset",
             info.presets,
@@ -121,7 +121,7 @@ def policy_picker(
 
 
 def _budget(key: str, current: int | None) -> int | None:
-    initial(f"{key}-budget", current)
+    lasting(f"{key}-budget", current)
     value = st.number_input(
         "Budget: video tokens per layer",
         min_value=1,
@@ -141,15 +141,15 @@ def control(field: FieldInfo, key: str, value: Any) -> Any:
     if field.choices is not None and all(
         isinstance(c, str | int | float | bool | None) for c in field.choices
     ):
-        initial(key, value if value in field.choices else field.choices[0])
+        lasting(key, value if value in field.choices else field.choices[0])
         return st.selectbox(label, field.choices, key=key, help=field.doc)
     if plain == [bool]:
-        initial(key, bool(value))
+        lasting(key, bool(value))
         return st.toggle(label, key=key, help=field.doc)
     if len(plain) == 1 and plain[0] in _SIMPLE:
         return _number(field, plain[0], key, label, value, optional)
     text = value if isinstance(value, str) else repr(value)
-    initial(key, text)
+    lasting(key, text)
     written = st.text_input(label, key=key, help=f"{field.doc} Takes {field.takes}.")
     if plain == [str] and not (optional and written == "None"):
         return written
@@ -172,11 +172,11 @@ def _number(
         and not optional
         and value is not None
     ):
-        initial(key, float(value))
+        lasting(key, float(value))
         return st.slider(
             label, float(low), float(high), key=key, help=field.doc, step=(high - low) / 100
         )
-    initial(key, None if value is None else kind(value))
+    lasting(key, None if value is None else kind(value))
     limits = {n: kind(v) for n, v in (("min_value", low), ("max_value", high)) if v is not None}
     extra = {"format": "%g", "step": 0.01} if kind is float else {"step": 1}
     return st.number_input(

@@ -210,6 +210,16 @@ def knock_code(
     )  # fmt: skip
 
 
+def span_of(label: str, count: int, first: tuple[int, int], *, key: str) -> tuple[int, int]:
+    """The first and the last of 0 ... count - 1 that the person chose; no slider where there is but one."""
+    if count < 2:
+        return 0, 0
+    low, high = st.session_state[state.lasting(key, first)]
+    if high >= count:  # of a longer stream, or a deeper model
+        st.session_state[key] = min(low, count - 1), count - 1
+    return st.slider(label, 0, count - 1, key=key)
+
+
 def knockout() -> None:
     """Hide tokens of the running stream from a question, beside as many random ones."""
     about(
@@ -226,23 +236,24 @@ def knockout() -> None:
     snapshot = worker.latest().snapshot
     assert snapshot is not None
     layers, frames = len(snapshot.held), snapshot.frames_seen
-    question = st.text_input("Question", "What was the first object?", key="knock-question")
+    state.lasting("knock-question", "What was the first object?")
+    question = st.text_input("Question", key="knock-question")
     left, right = st.columns(2)
-    st.session_state.setdefault("knock-layers", (0, layers - 1))
-    low, high = left.slider("Layers", 0, layers - 1, key="knock-layers") if layers > 1 else (0, 0)
-    if frames > 1:
-        st.session_state.setdefault("knock-frames", (3 * (frames - 1) // 4, frames - 1))
-        first, last = right.slider("Frames", 0, frames - 1, key="knock-frames")
-    else:
-        first = last = 0
+    with left:
+        low, high = span_of("Layers", layers, (0, layers - 1), key="knock-layers")
+    with right:
+        first, last = span_of(
+            "Frames", frames, (3 * (frames - 1) // 4, frames - 1), key="knock-frames"
+        )
     one, two, three = st.columns(3)
+    state.lasting("knock-role", next(iter(ROLES)))
     role = one.selectbox(
         "Tokens", list(ROLES), key="knock-role", help="Frames count for video tokens only."
     )
-    answer = two.text_input(
-        "Answer to follow", "", key="knock-answer", placeholder="the likeliest one"
-    )
-    draws = int(three.number_input("Random draws", 3, 64, 8, key="knock-draws"))
+    state.lasting("knock-answer", "")
+    answer = two.text_input("Answer to follow", key="knock-answer", placeholder="the likeliest one")
+    state.lasting("knock-draws", 8)
+    draws = int(three.number_input("Random draws", 3, 64, key="knock-draws"))
     if st.button("Knock out", type="primary", key="knock-go"):
         from dashboards.readings import knock_out
 

@@ -6,6 +6,7 @@ import base64
 import csv
 import io
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from html import escape
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy.typing as npt
 import plotly.graph_objects as go
 import streamlit as st
 
+from dashboards import state
 from dashboards.canvas import png_bytes
 from hermes_lab.errors import LabError
 from hermes_lab.figures import CONFIG, to_html
@@ -184,6 +186,7 @@ def refuse(error: LabError | str) -> None:
     st.error(str(error))
 
 
-def go_to(page: str, label: str, **params: str) -> None:
-    """A link to another page that opens it at a view."""
-    st.page_link(PAGES[page], label=label, query_params=params)
+def go_to(page: str, label: str, **changes: Any) -> None:
+    """A link that opens another page at the view as it is, with these changes: what a link does not carry is lost."""
+    view = replace(state.read(), **changes)
+    st.page_link(PAGES[page], label=label, query_params=view.to_params())

@@ -103,11 +103,11 @@ def form(view: state.ViewState) -> Form | None:
     model = model_picker("w_model", view.model)
     specs = [s.strip() for s in (view.policy if "|" in view.policy else START).split("|")][:4]
     left, right = st.columns(2)
-    state.initial("lab-budget", _budget_of(specs[0]))
-    state.initial("lab-chunk", min(max(view.chunk or 8, 1), 256))
+    state.lasting("lab-budget", _budget_of(specs[0]))
+    state.lasting("lab-chunk", min(max(view.chunk or 8, 1), 256))
     budget = int(left.number_input("Budget a layer", 4, 1_000_000, step=16, key="lab-budget"))
     chunk = int(right.number_input("Frames a chunk", 1, 256, key="lab-chunk"))
-    state.initial("lab-count", min(max(len(specs), 2), 4))
+    state.lasting("lab-count", min(max(len(specs), 2), 4))
     count = st.segmented_control("Policies", [2, 3, 4], key="lab-count") or 2
     contestants: dict[str, Policy] = {}
     for n, tab in enumerate(st.tabs([f"Policy {n + 1}" for n in range(count)])):
@@ -120,7 +120,7 @@ def form(view: state.ViewState) -> Form | None:
     streams = 1
     questions: tuple[str, ...] = ()
     if source is not None and source.world is not None:
-        state.initial("lab-streams", min(max(view.worlds or 3, 1), 32))
+        state.lasting("lab-streams", min(max(view.worlds or 3, 1), 32))
         streams = int(
             st.number_input(
                 "Worlds (this seed and the next ones)", 1, 32, key="lab-streams",
@@ -128,7 +128,7 @@ def form(view: state.ViewState) -> Form | None:
             )
         )  # fmt: skip
     else:
-        state.initial("lab-questions", _questions_of(view.questions))
+        state.lasting("lab-questions", _questions_of(view.questions))
         text = st.text_area("Questions, one a line", key="lab-questions")
         questions = tuple(q.strip() for q in text.splitlines() if q.strip())[:8]
         state.write(

@@ -180,9 +180,10 @@ def clicked(scene: Scene | None, recording_name: str) -> None:
     )
     with right:
         if recording_name:
+            frame = int(table.column("frame")[token])
             go_to(
-                "why", "Why?", recording=recording_name, layer=str(layer), token=str(token),
-                frame=str(int(table.column("frame")[token])),
+                "why", "Why?", recording=recording_name, layer=layer, token=token,
+                frame=frame if frame >= 0 else None,
             )  # fmt: skip
         else:
             st.caption("Record the run to ask why.")

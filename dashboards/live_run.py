@@ -26,25 +26,28 @@ from hermes_lab.worlds import bundled
 IDLE_TICK_S = 1.0
 SPEEDS = {"1x": 1.0, "4x": 4.0, "8x": 8.0, "16x": 16.0, "as fast as it goes": UNPACED}
 USUAL_SPEED = "4x"
+USUAL_POLICY = "hermes(budget_tokens=256)"
 
 
 def start_form(view: state.ViewState) -> None:
     """Choose what to run, and run it."""
     source = source_picker(view)
     model = model_picker("w_model", view.model)
-    policy, name = policy_picker("w_policy", view.policy or "hermes(budget_tokens=256)")
+    linked = "" if "|" in view.policy else view.policy  # several are the policy lab's
+    policy, name = policy_picker("w_policy", linked or USUAL_POLICY)
     left, right = st.columns(2)
-    state.initial("live-chunk", min(max(view.chunk or 4, 1), 256))
+    state.lasting("live-chunk", min(max(view.chunk or 4, 1), 256))
     chunk = left.number_input("Frames a chunk", 1, 256, key="live-chunk")
-    state.initial("live-fps", min(max(view.fps or 1.0, 0.1), 30.0))
+    state.lasting("live-fps", min(max(view.fps or 1.0, 0.1), 30.0))
     fps = float(right.number_input("Frames a second", 0.1, 30.0, key="live-fps"))
-    state.initial("live-speed", view.speed if view.speed in SPEEDS else USUAL_SPEED)
+    state.lasting("live-speed", view.speed if view.speed in SPEEDS else USUAL_SPEED)
     speed = st.selectbox("Speed", list(SPEEDS), key="live-speed")
-    record = st.toggle(
-        "Record", True, key="live-record", help="Needed to ask why on the other pages."
-    )
+    state.lasting("live-record", True)
+    record = st.toggle("Record", key="live-record", help="Needed to ask why on the other pages.")
     running = things().worker
-    shown = speed if running is None else st.session_state.get("live-speed-now", speed)
+    shown = speed
+    if running is not None:
+        shown = st.session_state[state.lasting("live-speed-now", speed)]
     state.write(
         model=model,
         policy=full_spec(policy.config()) if policy else name,
@@ -69,7 +72,9 @@ def start_form(view: state.ViewState) -> None:
             )  # fmt: skip
             things().start(settings)
             st.session_state["live-policy"] = full_spec(policy.config())
-            state.write(recording=run_name if record else view.recording, step=None, layer=None)
+            state.forget("live-speed-now")  # this stream begins at the speed of the form
+            if record:
+                state.change_recording(run_name)
         except LabError as error:
             st.error(str(error))
         else:
@@ -124,9 +129,8 @@ def live_controls(worker: StreamWorker) -> None:
         time.sleep(0.05)
     if buttons[2].button("Step", icon=":material/skip_next:", key="live-step", width="stretch"):
         worker.step()
-    names = list(SPEEDS)
-    st.session_state.setdefault("live-speed-now", st.session_state.get("live-speed", USUAL_SPEED))
-    speed = buttons[3].selectbox("Speed", names, key="live-speed-now")
+    state.lasting("live-speed-now", st.session_state["live-speed"])
+    speed = buttons[3].selectbox("Speed", list(SPEEDS), key="live-speed-now")
     if st.session_state.get("live-speed-set") != (id(worker), speed):
         worker.set_speed(SPEEDS[speed])
         st.session_state["live-speed-set"] = (id(worker), speed)

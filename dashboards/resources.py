@@ -117,11 +117,21 @@ def retention_of(recording: Recording) -> Retention:
     return _retention(stamp(recording.folder))
 
 
+def being_made(name: str) -> bool:
+    """Whether this recording is one that the running stream is about to begin, with a sentence on the page."""
+    worker = things().worker
+    record = worker.settings.record if worker is not None and worker.alive else None
+    if record is None or record.name != name:
+        return False
+    st.info("The recording of the running stream begins once its model is loaded; look again then.")
+    return True
+
+
 def chosen_recording(
     view: ViewState, label: str = "Recording", key: str = "w_recording"
 ) -> Recording | None:
     """Let the person choose a recording; None, with a sentence on the page, where there is none to show."""
-    from dashboards.state import initial, write
+    from dashboards.state import change_recording, initial
 
     names = Store.from_environment().names()
     if not names:
@@ -130,6 +140,8 @@ def chosen_recording(
         )
         return None
     wanted = view.recording
+    if wanted not in names and being_made(wanted):
+        return None
     if wanted not in names:
         st.warning(f"There is no recording {wanted!r} here; showing {names[0]!r} instead.")
         wanted = names[0]
@@ -138,10 +150,7 @@ def chosen_recording(
         st.session_state[key] = names[0]
     name = st.selectbox(label, names, key=key)
     if name != view.recording:
-        # what was chosen in one recording means nothing in another
-        write(recording=name, step=None, frame=None, token=None, group="")
-        for widget in ("w_step", "w_frame", "w_token", "w_group"):
-            st.session_state.pop(widget, None)
+        change_recording(name)
     try:
         recording = recording_of(name)
     except LabError as error:

@@ -8,13 +8,15 @@ from typing import get_args
 import streamlit as st
 
 from dashboards.resources import things
-from dashboards.state import ViewState, initial
+from dashboards.state import ViewState, lasting
 from hermes_lab.errors import LabError
 from hermes_lab.worlds import HELD_OUT_SEEDS, bundled
 from hermes_lab.worlds.schedule import Camera
 
 CLIP, WORLD, UPLOAD, CAMERA = "Bundled clip", "Procedural world", "Upload", "Camera"
 CAMERAS: tuple[Camera, ...] = get_args(Camera)
+UPLOADED = "uploaded"
+"""Where a browser session keeps its last upload: a `Source`, or the sentence that refused it."""
 UPLOAD_TYPES = ["mp4", "mkv", "mov", "webm", "avi", "gif", "m4v", "ts"]
 
 
@@ -39,7 +41,7 @@ def source_picker(view: ViewState) -> Source | None:
     """Choose a source; None where the choice is not complete, with a sentence on the page."""
     kind, seed, frames, camera = _from_spec(view.source)
     kinds = [CLIP, WORLD, UPLOAD, CAMERA]
-    initial("w_source_kind", kind)
+    lasting("w_source_kind", kind)
     kind = st.selectbox("Source", kinds, key="w_source_kind")
     if kind == CLIP:
         return Source(
@@ -50,9 +52,9 @@ def source_picker(view: ViewState) -> Source | None:
         )
     if kind == WORLD:
         left, right = st.columns(2)
-        initial("w_seed", seed)
-        initial("w_frames", frames)
-        initial("w_camera", camera)
+        lasting("w_seed", seed)
+        lasting("w_frames", frames)
+        lasting("w_camera", camera)
         seed = int(left.number_input("Seed", 0, HELD_OUT_SEEDS.stop - 1, key="w_seed"))
         frames = int(right.number_input("Frames", 8, 4096, step=8, key="w_frames"))
         camera = st.segmented_control("Camera", CAMERAS, key="w_camera") or "still"
@@ -61,6 +63,7 @@ def source_picker(view: ViewState) -> Source | None:
         )
         return Source(spec, spec, spec, world=(seed, frames, camera))
     if kind == CAMERA:
+        lasting("w_camera_no", 0)
         number = int(
             st.number_input("Camera of the machine that runs this app", 0, 9, key="w_camera_no")
         )
@@ -74,22 +77,27 @@ def _upload() -> Source | None:
         type=UPLOAD_TYPES,
         key="w_upload",
         help="At most 200 MB and four hours; it stays on this machine and is removed with this browser session.",
+        on_change=_upload_changed,
     )
-    if given is None:
-        st.caption("Choose a video file to stream.")
-        return None
-    key = f"upload-{given.file_id}"
-    if key not in st.session_state:
+    if given is not None and UPLOADED not in st.session_state:
         try:
             path = things().keep_upload(given.name, given.getvalue())
-            st.session_state[key] = Source(str(path), given.name, "")
+            st.session_state[UPLOADED] = Source(str(path), given.name, "")
         except LabError as error:
-            st.session_state[key] = str(error)
-    kept = st.session_state[key]
+            st.session_state[UPLOADED] = str(error)
+    kept: Source | str | None = st.session_state.get(UPLOADED)
     if isinstance(kept, str):
         st.error(kept)
         return None
+    if kept is None:
+        st.caption("Choose a video file to stream.")
+    elif given is None:  # the page was left: the file is still here, though the box above is empty
+        st.caption(f"{kept.label} is still here; choose another file to replace it.")
     return kept
+
+
+def _upload_changed() -> None:
+    st.session_state.pop(UPLOADED, None)
 
 
 def _from_spec(spec: str) -> tuple[str, int, int, Camera]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -14,6 +14,8 @@ BUNDLED = "bundled"
 _LONGEST = 2000
 STALE_S = 3.0
 """For so long a page may still report the URL that it had before the session changed it."""
+FORM = ("source", "model", "policy", "chunk", "worlds", "fps", "questions")
+"""What would run: a link that has something else here brings its own form."""
 _NUMBER = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 
 
@@ -83,21 +85,42 @@ class ViewState:
         }
 
 
+def open_page(name: str) -> ViewState:
+    """Begin to draw a page: the session's view, after any change of the URL from outside.
+
+    Streamlit keeps the value of a key that two pages use until the second page's widget is drawn, and then lets that
+    widget start from its own default. So a page that is turned to begins without values, and each widget gets its
+    first one from the view or from what was chosen before.
+    """
+    if st.session_state.get("page") != name:
+        st.session_state["page"] = name
+        kept: dict[str, Any] = st.session_state.setdefault("kept", {})
+        kept |= {key: st.session_state[key] for key in kept if key in st.session_state}
+        _let_go(_bound())
+    read()
+    return write()  # a page that changes nothing is shared with its address, too
+
+
 def read() -> ViewState:
     """The session's view, after any change of the URL from outside."""
     shown: dict[str, str] = st.session_state.get("url", {})
     params = st.query_params.to_dict()
     view: ViewState = st.session_state.get("view") or ViewState()
     if params and params != shown and not _just_left(params):
-        view = ViewState.from_params(params, ViewState())
-        bound: set[str] = st.session_state.get("bound", set())
-        for key in [
-            k for k in st.session_state if str(k).startswith(("w_", "player-")) or k in bound
-        ]:
-            del st.session_state[key]
+        link = ViewState.from_params(params, ViewState())
+        _let_go(_bound())
+        if _differ(view, link, FORM):
+            st.session_state.pop("kept", None)
+        if _differ(view, link, ("recording", "step", "speed")):
+            _let_go(str(k) for k in st.session_state if str(k).startswith("player-"))
+        view = link
         st.session_state["url"] = params
     st.session_state["view"] = view
     return view
+
+
+def _differ(one: ViewState, other: ViewState, names: tuple[str, ...]) -> bool:
+    return any(getattr(one, name) != getattr(other, name) for name in names)
 
 
 def _just_left(params: dict[str, str]) -> bool:
@@ -122,12 +145,45 @@ def write(**changes: Any) -> ViewState:
     return view
 
 
-def initial(key: str, value: Any) -> str:
-    """Give a widget its first value from the view; later runs keep what the person chose. Returns the key.
+def change_recording(name: str) -> ViewState:
+    """Show another recording: what was chosen in one means nothing in another, but a layer is a layer."""
+    forget("w_frame", "w_token", "w_group")
+    return write(recording=name, step=None, frame=None, token=None, group="")
 
-    A link that is opened in the same session takes the widget's value away again (see `read`).
+
+def initial(key: str, value: Any) -> str:
+    """Give a widget its first value on this page, as the view has it; later runs keep what the person chose.
+
+    Returns the key. A link that is opened in the same session takes the widget's value away again (see `read`).
     """
-    st.session_state.setdefault("bound", set()).add(key)
+    _bound().add(key)
     if key not in st.session_state:
         st.session_state[key] = value
     return key
+
+
+def lasting(key: str, value: Any) -> str:
+    """As `initial`, for a widget of a form: what the person chose outlasts other pages, and until a link to another
+    form is opened it wins over the view, which cannot say all that a form holds."""
+    kept: dict[str, Any] = st.session_state.setdefault("kept", {})
+    initial(key, kept.get(key, value))
+    kept[key] = st.session_state[key]
+    return key
+
+
+def forget(*keys: str) -> None:
+    """Take what was chosen in widgets away, so that they start anew."""
+    for key in keys:
+        st.session_state.get("kept", {}).pop(key, None)
+    _let_go(keys)
+
+
+def _let_go(keys: Iterable[str]) -> None:
+    for key in list(keys):
+        if key in st.session_state:
+            del st.session_state[key]
+
+
+def _bound() -> set[str]:
+    """Keys of the widgets that got their first value here."""
+    return st.session_state.setdefault("bound", set())

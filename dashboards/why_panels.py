@@ -229,7 +229,7 @@ def attended(recording: Recording, layer: int, token: int) -> None:
         st.info("No attention was recorded after this token came.")
         return
     names = [name for name, _ in probes]
-    state.initial("why-probe", names[0])
+    state.lasting("why-probe", names[0])
     if st.session_state["why-probe"] not in names:
         st.session_state["why-probe"] = names[0]
     chosen = st.selectbox("Queries", names, key="why-probe")

@@ -8,7 +8,7 @@ from dashboards import atlas_panels as panels
 from dashboards import state
 from dashboards.resources import chosen_recording
 
-view = state.read()
+view = state.open_page("atlas")
 st.title("Attention atlas", anchor=False)
 with st.sidebar:
     recording = chosen_recording(view)

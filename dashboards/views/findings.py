@@ -9,7 +9,7 @@ from dashboards import reports, state
 from dashboards.furniture import refuse
 from hermes_lab.errors import LabError
 
-view = state.read()
+view = state.open_page("findings")
 st.title("Findings", anchor=False)
 report_tab, knockout_tab = st.tabs(["Report", "Knock out tokens"])
 with report_tab:
@@ -20,7 +20,7 @@ with report_tab:
             "writes reports/latest, and the claims appear here with their nulls and verdicts."
         )
     else:
-        state.initial("w_report", found[0])
+        state.lasting("w_report", found[0])
         if st.session_state["w_report"] not in found:
             st.session_state["w_report"] = found[0]
         name = st.selectbox("Report", found, key="w_report") if len(found) > 1 else found[0]

@@ -7,7 +7,7 @@ import streamlit as st
 from dashboards import state
 from dashboards.resources import things
 
-view = state.read()
+view = state.open_page("lab")
 st.title("Policy lab", anchor=False)
 from dashboards import lab_panels as panels  # noqa: E402  (policies import torch, which takes seconds)
 

@@ -147,7 +147,7 @@ def replay(view: state.ViewState) -> None:
     recorded_files(recording)
 
 
-view = state.read()
+view = state.open_page("live")
 st.title("Live", anchor=False)
 with st.sidebar:
     state.initial("w_mode", view.mode if view.mode in (REPLAY, RUN) else REPLAY)

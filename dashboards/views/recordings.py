@@ -7,7 +7,7 @@ import streamlit as st
 from dashboards import state
 from dashboards.furniture import about, chart, go_to, offer
 from dashboards.policy_text import short_spec
-from dashboards.resources import recording_of
+from dashboards.resources import being_made, recording_of
 from dashboards.store import Store, bundled_path
 from hermes_lab import figures
 from hermes_lab.errors import LabError
@@ -69,11 +69,11 @@ def one(store: Store, name: str) -> None:
     st.code(summary.to_text().replace(str(recording.folder), name), language=None, wrap_lines=True)
     links = st.columns(5)
     with links[0]:
-        go_to("live", "Replay it", recording=name)
+        go_to("live", "Replay it", mode="", step=None)
     with links[1]:
-        go_to("why", "Ask why", recording=name)
+        go_to("why", "Ask why")
     with links[2]:
-        go_to("atlas", "Its attention", recording=name)
+        go_to("atlas", "Its attention")
     links[3].download_button(
         "Download as zip", lambda: store.zipped(name), file_name=f"{name}.zip", mime="application/zip",
         key="recordings-zip", on_click="ignore",
@@ -126,22 +126,22 @@ def delete(store: Store, name: str) -> None:
         except (LabError, OSError) as error:
             st.error(str(error))
             return
-        st.session_state.pop("w_recording", None)
+        state.forget("w_recording")
         st.session_state["deleted"] = name
-        state.write(recording=state.BUNDLED)
+        state.change_recording(state.BUNDLED)
         st.rerun()
     if st.button("Keep it", key="recordings-delete-no"):
         st.session_state.pop("deleting")
         st.rerun()
 
 
-def compare(names: list[str], name: str, view: state.ViewState) -> None:
-    """How far two recordings of one stream keep the same tokens."""
+def choose_other(names: list[str], name: str, view: state.ViewState) -> str | None:
+    """The recording to compare with."""
     st.subheader("Compare", anchor=False)
     others = [n for n in names if n != name]
     if not others:
         st.info("Record the same stream under another policy to compare.")
-        return
+        return None
     state.initial("w_other", view.other if view.other in others else None)
     if st.session_state["w_other"] not in others:
         st.session_state["w_other"] = None
@@ -153,8 +153,11 @@ def compare(names: list[str], name: str, view: state.ViewState) -> None:
         placeholder="Another recording of the same stream",
     )
     state.write(other=other or "")
-    if other is None:
-        return
+    return other
+
+
+def compare(name: str, other: str) -> None:
+    """How far two recordings of one stream keep the same tokens."""
     try:
         first, second = recording_of(name), recording_of(other)
         agreement = diff(first, second)
@@ -185,7 +188,7 @@ figures.agreement_over_time(agreement.frames_seen, agreement.jaccard).show()
     )
 
 
-view = state.read()
+view = state.open_page("recordings")
 st.title("Recordings", anchor=False)
 store = Store.from_environment()
 if gone := st.session_state.pop("deleted", None):
@@ -198,12 +201,19 @@ if not found:
 else:
     table(found, store)
     names = [name for name, e in found if e.manifest is not None]
+    if view.recording not in names and being_made(view.recording):
+        st.stop()  # choosing another one here would lose it from view
     if view.recording not in names and view.recording != state.BUNDLED:
         st.warning(f"There is no recording {view.recording!r} here.")
     state.initial("w_recording", view.recording if view.recording in names else names[0])
     if st.session_state["w_recording"] not in names:
         st.session_state["w_recording"] = names[0]
     name = st.selectbox("Open", names, key="w_recording")
-    state.write(recording=name, step=None, layer=None, token=None, frame=None)
-    one(store, name)
-    compare(names, name, view)
+    if name != view.recording:
+        state.change_recording(name)
+    summary = st.container()
+    other = choose_other(names, name, view)  # first, so that the links above carry it
+    with summary:
+        one(store, name)
+    if other is not None:
+        compare(name, other)

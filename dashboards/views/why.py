@@ -18,9 +18,12 @@ from hermes_lab.recording import Recording
 def pick_token(recording: Recording, scene: Scene, view: state.ViewState) -> tuple[int, int]:
     """Layer and token, by number; the strip and the frame's patches choose the same two."""
     newest = int(scene.ids[-1])
-    state.initial("w_layer", min(view.layer or 0, recording.layers - 1))
+    state.initial("w_layer", view.layer or 0)
     token = view.token if view.token is not None and view.token <= newest else first_evicted(scene)
     state.initial("w_token", token)
+    for key, last in (("w_layer", recording.layers - 1), ("w_token", max(newest, 0))):
+        if st.session_state[key] > last:  # of a recording with more of them
+            st.session_state[key] = last
     layer = int(st.number_input("Layer", 0, recording.layers - 1, key="w_layer"))
     token = int(st.number_input("Token (global id)", 0, max(newest, 0), key="w_token"))
     return layer, token
@@ -44,7 +47,7 @@ def cell_clicked() -> None:
         st.session_state["w_token"] = scene.token_at(int(cell["layer"]), int(cell["column"]))
 
 
-view = state.read()
+view = state.open_page("why")
 st.title("Why", anchor=False)
 with st.sidebar:
     recording = chosen_recording(view)
@@ -56,7 +59,7 @@ if recording is not None:
     with st.sidebar:
         layer, token = pick_token(recording, scene, view)
     frame = int(scene.table.column("frame")[token])
-    state.write(layer=layer, token=token, frame=frame if frame >= 0 else None, step=None)
+    state.write(layer=layer, token=token, frame=frame if frame >= 0 else None)
     place = int(np.searchsorted(scene.ids, token))
     chosen = (layer, scene.strip.column_of(min(place, len(scene.ids) - 1)))
     draw_strip(

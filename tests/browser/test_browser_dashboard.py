@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,65 +12,22 @@ playwright = pytest.importorskip("playwright.sync_api")
 
 from playwright.sync_api import Browser, Page, expect  # noqa: E402
 
-from scripts.dashboard_browser import CHROMIUM, chromium, server, settled  # noqa: E402
+from scripts.dashboard_browser import CHROMIUM, settled  # noqa: E402
+from tests.browser.steps import (  # noqa: E402
+    PATIENCE_MS,
+    RUN_LINK,
+    counted,
+    go,
+    start,
+    wait_for_count,
+)
 
 pytestmark = [
     pytest.mark.browser,
     pytest.mark.skipif(not Path(CHROMIUM).exists(), reason=f"no browser at {CHROMIUM}"),
 ]
-PATIENCE_MS = 240_000  # a loaded machine is slow, not broken
-expect.set_options(timeout=PATIENCE_MS)
-RUN_LINK = "/?mode=Run+a+model&source=world:seed%3D3,frames%3D{frames}&model=tiny&policy=fifo(budget_tokens%3D48)"
 PAGES = {"": "Live", "why": "Why", "atlas": "Attention atlas", "lab": "Policy lab", "findings": "Findings",
          "recordings": "Recordings"}  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("runs")
-
-
-@pytest.fixture(scope="module")
-def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the server puts temporary files."""
-    return tmp_path_factory.mktemp("scratch")
-
-
-@pytest.fixture(scope="module")
-def address(tmp_path_factory: pytest.TempPathFactory, runs: Path, scratch: Path) -> Iterator[str]:
-    from tests.checkpoints import write_checkpoint
-
-    model = write_checkpoint(
-        "llava_onevision", tmp_path_factory.mktemp("models") / "tiny", layers=3
-    )
-    with server(runs, {"HERMES_LAB_MODELS": str(model), "TMPDIR": str(scratch)}) as url:
-        yield url
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as found:
-        yield found
-
-
-@pytest.fixture
-def page(browser: Browser) -> Iterator[Page]:
-    """A fresh page whose console must stay free of errors."""
-    context = browser.new_context(viewport={"width": 1280, "height": 800})
-    context.set_default_timeout(PATIENCE_MS)
-    opened = context.new_page()
-    said: list[str] = []
-    opened.on(
-        "console",
-        lambda m: (
-            said.append(f"{m.text} {m.location.get('url', '')}") if m.type == "error" else None
-        ),
-    )
-    opened.on("pageerror", lambda e: said.append(str(e)))
-    yield opened
-    context.close()
-    # Streamlit itself asks for these under a page's own path first, then at the root
-    assert [s for s in said if "_stcore/" not in s] == []
 
 
 STILL = """selector => {
@@ -81,29 +37,6 @@ STILL = """selector => {
   return same;
 }"""
 """Whether an element stood still since the last look: where it was before is not where to click."""
-
-
-def go(page: Page, url: str) -> None:
-    page.goto(url)
-    settled(page, PATIENCE_MS / 1000)
-    expect(page.get_by_test_id("stException")).to_have_count(0)
-
-
-def counted(page: Page, name: str) -> int:
-    """One of the counters in `dashboards/browser/strip_parts.js`; 0 until something was painted."""
-    return page.evaluate("name => window[name] || 0", name)
-
-
-def wait_for_count(page: Page, name: str, least: int) -> None:
-    page.wait_for_function("([name, least]) => (window[name] || 0) >= least", arg=[name, least])
-
-
-def start(page: Page, address: str, frames: int) -> None:
-    """Start a stream, and wait until a frame of it is drawn."""
-    go(page, address + RUN_LINK.format(frames=frames))
-    page.get_by_role("button", name="Start", exact=True).click()
-    expect(page.locator("canvas.strip")).to_be_visible(timeout=PATIENCE_MS)
-    expect(page.locator("figcaption")).to_contain_text("frame")
 
 
 @pytest.mark.parametrize("path", PAGES)
