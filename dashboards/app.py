@@ -27,6 +27,7 @@ st.set_page_config(page_title="HERMES Lab", page_icon=Image.fromarray(icon), lay
 st.html(
     """<style>
 [data-testid=stMainBlockContainer] { padding: 3.6rem 2rem 3rem; }
+[data-testid=stBottomBlockContainer] { padding: .6rem 2rem 1rem; }
 [data-testid=stMainBlockContainer] h1 { font-size: 1.7rem; padding: 0 0 .7rem; }
 [data-testid=stSidebarUserContent] { padding: 0 1rem 2rem; }
 [data-testid=stSidebarHeader] { height: 2rem; min-height: 0; }

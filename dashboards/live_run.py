@@ -148,7 +148,8 @@ def live(view: state.ViewState) -> None:
         )
         return
     live_controls(worker)
-    question = st.chat_input("Ask the stream something, at any time")
+    # in the page itself it would make Streamlit scroll the page to its end, past the controls and the strip
+    question = st.bottom.chat_input("Ask the stream something, at any time")
     if question:
         worker.ask(question)
         time.sleep(0.05)
