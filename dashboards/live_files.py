@@ -11,24 +11,27 @@ from dashboards import snippets, state
 from dashboards.film import FILM_FRAMES, film_of
 from dashboards.furniture import offer, picture_offer
 from dashboards.live_panels import NEWEST
-from dashboards.resources import retention_of
 from dashboards.scene import Scene, live_scene, recorded_scene
 from hermes_lab import figures
-from hermes_lab.recording import Recording
+from hermes_lab.recording import Recording, Retention
 
 if TYPE_CHECKING:
     from dashboards.worker import StreamWorker
 
 
-def recorded_files(recording: Recording) -> None:
-    """The strip and the filmstrip of a recording after the step in the URL (the last one while it plays)."""
+def recorded_files(recording: Recording, retention: Retention) -> None:
+    """The strip and the filmstrip of a recording after the step in the URL (the last one while it plays).
+
+    Args:
+        retention: of the recording. A file is made outside of the page's run, where no cache of the session can be asked.
+    """
     view: state.ViewState = st.session_state["view"]
     index = len(recording.steps) - 1
     if view.step is not None:
         index = min(int(recording.timeline.step.searchsorted(view.step)), index)
 
     def scene() -> Scene:
-        return recorded_scene(recording, retention_of(recording), index)
+        return recorded_scene(recording, retention, index)
 
     offer(
         key="live-strip-files", name="retention-strip", of="the strip",

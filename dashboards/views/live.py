@@ -144,7 +144,7 @@ def replay(view: state.ViewState) -> None:
     with place:
         stage()
     recorded_answers(recording)
-    recorded_files(recording)
+    recorded_files(recording, retention)
 
 
 view = state.open_page("live")
