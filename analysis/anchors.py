@@ -36,6 +36,7 @@ from analysis.structure import (
     top_heads,
     versions,
 )
+from hermes_lab.figures.study_parts import BandSeries
 
 Array = npt.NDArray[np.float64]
 PAPER = "HERMES (arXiv 2601.14724), section 2, figure 2"
@@ -216,7 +217,7 @@ def run(context: StudyContext) -> StudyResult:
                 "slots",
                 "slot",
                 {
-                    f"{band}: {n}": slots(n)[:, layers].mean((1, 2))
+                    str(BandSeries(band, n)): slots(n)[:, layers].mean((1, 2))
                     for band, layers in panel_first(bands).items()
                     for n in ("trained", "patches_shuffled", "random_weights-0", "moving_camera")
                 },

@@ -117,6 +117,7 @@ class StudyContext:
         lab: the model under study.
         out: folder of the report; results per stream are kept in its `cache` folder.
         quick: whether the small settings are used (and said so in the report).
+        study: which study is run; its results per stream are kept apart from those of others.
     """
 
     lab: Lab
@@ -125,6 +126,7 @@ class StudyContext:
     quick: bool = False
     progress: Progress = lambda what, done, total: None
     command: str = ""
+    study: str = ""
     _labs: dict[tuple[str, int], Lab] = field(default_factory=dict, repr=False)
     _features: dict[tuple[str, Split], Features] = field(default_factory=dict, repr=False)
     _clock: tuple[float, float] = (0.0, 0.0)
@@ -226,7 +228,24 @@ class StudyContext:
         make: Callable[[Stream], Mapping[str, npt.ArrayLike]],
         *settings: Any,
     ) -> list[Arrays]:
-        """`make` for every stream, from disk where it was run before with the same settings."""
+        """`make` for every stream, from disk where this study ran it before with the same settings.
+
+        Args:
+            stage: what is measured, as a file name.
+            which: the streams.
+            make: measures one stream, a mapping from names to arrays.
+            settings: plain values that the numbers depend on, beside the model and the chunk length; a version to
+                raise when `make` itself changes is a good one.
+        """
+        return self._stored(stage, which, make, self.study, *settings)
+
+    def _stored(
+        self,
+        stage: str,
+        which: Iterable[Stream],
+        make: Callable[[Stream], Mapping[str, npt.ArrayLike]],
+        *settings: Any,
+    ) -> list[Arrays]:
         label = fingerprint(STAGE_VERSION, self.settings.chunk_frames, *settings)
         chosen = list(which)
         found: list[Arrays] = []
@@ -250,7 +269,7 @@ class StudyContext:
             for s in (self.held_out if split == "held_out" else self.development)
         ]
         lab = self.lab_of(variant)
-        found = self.per_stream(
+        found = self._stored(
             f"observe-{name}",
             chosen,
             lambda stream: observe(

@@ -82,8 +82,7 @@ def _pass(session: StreamSession, segment: Any, conditions: Sequence[Condition])
     masks = {layer: _mask(conditions, layer, new, cached) for layer in layers}
 
     def blind(scores: Tensor, hook: Any) -> Tensor:
-        layer = int(str(hook.name).split(".")[1])
-        return scores.masked_fill_(masks[layer].to(scores.device), float("-inf"))
+        return scores.masked_fill_(masks[hook.layer()].to(scores.device), float("-inf"))
 
     single = torch.ones(new, new).tril()
     block = torch.block_diag(*[single] * copies).bool()

@@ -17,7 +17,7 @@ from analysis.claims import Claim, Finding, Need, judge
 from analysis.claims import estimate as estimate_of
 from analysis.context import StudyContext
 from analysis.estimators.agreement import spearman
-from analysis.knockout_effects import Effects, measure
+from analysis.knockout_effects import NO_VIDEO, UNTOUCHED, Cut, Effects, measure
 from analysis.result import FigureSpec, StudyResult, Table
 from analysis.statistics import cluster_bootstrap
 from analysis.streams import HORIZONS
@@ -95,28 +95,23 @@ def run(context: StudyContext) -> StudyResult:
     now, long = HORIZONS.index("now"), HORIZONS.index("long")
     zero = np.zeros(len(context.causal))
 
-    recent = effects.drop("hide|shallow|recent|set", now)
-    recent_last = effects.drop("hide|last|recent|set", now)
-    frames = effects.drops("hide|shallow|recent|random", now)
-    frames_last = effects.drops("hide|last|recent|random", now)
-    old = effects.drop("hide|deep|older|set", long)
-    old_first = effects.drop("hide|first|older|set", long)
-    keep = effects.margin[:, long, effects.index("keep|deep|anchors|set")] / effects.unit[long]
-    keep_random = np.stack(
-        [
-            effects.margin[:, long, effects.index(label)] / effects.unit[long]
-            for label in effects.versions("keep|deep|anchors|random")
-        ]
-    )
-    everything = effects.index("hide|all|video|set")
-    video = (effects.margin[..., 0] - effects.margin[..., everything]).T
+    recent_shallow, recent_in_last = Cut("hide", "recent", "shallow"), Cut("hide", "recent", "last")
+    old_deep, anchors_alone = Cut("hide", "older", "deep"), Cut("keep", "anchors", "deep")
+    recent, recent_last = effects.drop(recent_shallow, now), effects.drop(recent_in_last, now)
+    frames = effects.random_drops(recent_shallow, now)
+    frames_last = effects.random_drops(recent_in_last, now)
+    old, old_first = effects.drop(old_deep, long), effects.drop(Cut("hide", "older", "first"), long)
+    keep = effects.left(anchors_alone, long)
+    keep_random = np.stack([effects.left(cut, long) for cut in effects.random(anchors_alone)])
+    untouched, everything = effects.index(UNTOUCHED), effects.index(NO_VIDEO)
+    video = (effects.margin[..., untouched] - effects.margin[..., everything]).T
     values = (
         (now, recent, {"nothing hidden": zero, "random frames": frames}),
         (now, recent - recent_last, {"no difference": zero, "random frames": frames - frames_last}),
         (
             long,
             old,
-            {"nothing hidden": zero, "now questions": effects.drop("hide|deep|older|set", now)},
+            {"nothing hidden": zero, "now questions": effects.drop(old_deep, now)},
         ),
         (long, old - old_first, {"no difference": zero}),
         (long, keep, {"random slots": keep_random}),
@@ -173,7 +168,7 @@ def run(context: StudyContext) -> StudyResult:
             leave_one_out(old, "old frames hidden in deep layers, long"),
             _rank_by_measure(effects),
         ),
-        analyses=len(findings) + len(effects.labels) * len(HORIZONS),
+        analyses=len(findings) + len(effects.cuts) * len(HORIZONS),
         reproduce=context.reproduce(f"{CLAIMS[0].key} {findings[0].estimate}, within 0.01 on another CPU"),
         scope=context.scope,
         covers=("causal", "robustness", "nulls"),
@@ -184,26 +179,25 @@ def run(context: StudyContext) -> StudyResult:
 def _effect_table(effects: Effects) -> Table:
     """Drop, accuracy and divergence of every named condition, beside the mean of its matched random sets."""
     rows: list[tuple[str | float, ...]] = []
-    for label in effects.labels:
-        direction, where, name, version = effects.parts(label)
-        if direction not in ("hide", "keep") or version != "set":
+    for cut in effects.cuts:
+        if not cut.layers or cut.frames is not None or cut.draw is not None:
             continue
-        random = effects.versions(f"{direction}|{where}|{name}|random")
+        random = effects.random(cut)
         for h, horizon in enumerate(HORIZONS):
-            drop = effects.drop(label, h)
+            drop = effects.drop(cut, h)
             matched = excess = (float("nan"),) * 3
             if random:
-                alike = effects.drops(f"{direction}|{where}|{name}|random", h).mean(0)
+                alike = effects.random_drops(cut, h).mean(0)
                 matched = cluster_bootstrap(alike).ends()
                 excess = cluster_bootstrap(drop - alike).ends()
-            i = effects.index(label)
+            i = effects.index(cut)
             right, moved = effects.right[:, h, i].mean(), effects.moved[:, h, i].mean()
             own = cluster_bootstrap(drop).ends()
             rows.append(
                 (
-                    direction,
-                    where,
-                    name,
+                    cut.action,
+                    cut.layers,
+                    cut.tokens,
                     horizon,
                     *own,
                     *matched,
@@ -227,13 +221,12 @@ def _effect_table(effects: Effects) -> Table:
 def _window_table(effects: Effects) -> Table:
     """Drop by window of layers."""
     rows: list[tuple[str | int | float, ...]] = []
-    for label in effects.labels:
-        direction, where, name, version = effects.parts(label)
-        if direction == "window":
-            series = name if version == "set" else "random frames"
+    for cut in effects.cuts:
+        if cut.window is not None:
+            series = cut.tokens if cut.draw is None else "random frames"
             for h, horizon in enumerate(HORIZONS):
-                ends = cluster_bootstrap(effects.drop(label, h)).ends()
-                rows.append((series, horizon, int(where), *ends))
+                ends = cluster_bootstrap(effects.drop(cut, h)).ends()
+                rows.append((series, horizon, cut.window, *ends))
     columns = ("series", "horizon", "window", "value", "low", "high")
     return Table("windows", columns, tuple(rows), "Drop of the margin by window of layers.")
 
@@ -241,14 +234,13 @@ def _window_table(effects: Effects) -> Table:
 def _dose_table(effects: Effects) -> Table:
     """Drop and accuracy by the number of frames hidden or kept."""
     rows: list[tuple[str | int | float, ...]] = []
-    for label in effects.labels:
-        direction, where, _, version = effects.parts(label)
-        if direction.startswith("dose"):
-            series = f"{direction[5:]} {'newest' if version == 'set' else 'random frames'}"
+    for cut in effects.cuts:
+        if cut.frames is not None:
+            series = f"{cut.action} {'newest' if cut.draw is None else 'random frames'}"
             for h, horizon in enumerate(HORIZONS):
-                ends = cluster_bootstrap(effects.drop(label, h)).ends()
-                right = float(effects.right[:, h, effects.index(label)].mean())
-                rows.append((series, horizon, int(where), *ends, right))
+                ends = cluster_bootstrap(effects.drop(cut, h)).ends()
+                right = float(effects.right[:, h, effects.index(cut)].mean())
+                rows.append((series, horizon, cut.frames, *ends, right))
     columns = ("series", "horizon", "frames", "value", "low", "high", "accuracy")
     return Table(
         "doses", columns, tuple(rows), "Drop of the margin and accuracy by dose in frames."
@@ -259,8 +251,8 @@ def _base_table(effects: Effects) -> Table:
     """What there is to lose: margin and accuracy untouched, and with all video hidden."""
     rows: list[tuple[str | float, ...]] = []
     for h, horizon in enumerate(HORIZONS):
-        for name, label in (("untouched", "base"), ("all video hidden", "hide|all|video|set")):
-            i = effects.index(label)
+        for name, cut in (("untouched", UNTOUCHED), ("all video hidden", NO_VIDEO)):
+            i = effects.index(cut)
             margin = cluster_bootstrap(effects.margin[:, h, i]).ends()
             right = cluster_bootstrap(effects.right[:, h, i]).ends()
             rows.append((name, horizon, *margin, *right))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -15,10 +17,51 @@ from analysis.observe import question_rows
 from analysis.store import Arrays
 from analysis.streams import HORIZONS, Grid, Stream, encode, feed
 from analysis.structure import deep_slot
+from hermes_lab.errors import LabError
 from hermes_lab.session import StreamSession
 
 Array = npt.NDArray[np.float64]
 DOSES = (1, 2, 4, 8, 16, 32)
+
+
+Action = Literal["nothing", "hide", "keep"]
+Tokens = Literal["", "recent", "anchors", "top", "sinks", "older", "rest", "video"]
+Layers = Literal["", "shallow", "middle", "deep", "all", "last", "first"]
+PLAN_VERSION = 2
+"""Raised when the conditions or how they are stored change, so that stored margins are not used again."""
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Which condition: what is done to which tokens, and where.
+
+    Attributes:
+        action: hide the tokens, or keep them alone of the video.
+        tokens: the set; "" where nothing is done.
+        layers: a range of layers by name; "" where `window` says which.
+        window: number of a window of consecutive layers.
+        frames: size of the set in frames, where it is varied.
+        draw: None for the set itself, else which random set of its size.
+    """
+
+    action: Action
+    tokens: Tokens = ""
+    layers: Layers = ""
+    window: int | None = None
+    frames: int | None = None
+    draw: int | None = None
+
+    def __str__(self) -> str:
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def read(cls, text: object) -> Cut:
+        """The condition that `str` wrote."""
+        return cls(**json.loads(str(text)))
+
+
+UNTOUCHED = Cut("nothing")
+NO_VIDEO = Cut("hide", "video", "all")
 
 
 @dataclass(frozen=True)
@@ -26,40 +69,45 @@ class Effects:
     """Margins of all streams under all conditions.
 
     Attributes:
-        labels: names of the conditions, "direction|layers|set|version".
+        cuts: the conditions.
         margin, right, moved: logit margin, 1 for a right answer, divergence of the answer's distribution in
             nats; [stream, horizon, condition].
         unit: mean cost of hiding all video from all layers, by horizon.
     """
 
-    labels: tuple[str, ...]
+    cuts: tuple[Cut, ...]
     margin: Array
     right: Array
     moved: Array
     unit: Array
 
-    def index(self, label: str) -> int:
-        """Number of a condition."""
-        return self.labels.index(label)
+    def index(self, cut: Cut) -> int:
+        """Number of a condition.
 
-    def drop(self, label: str, horizon: int) -> Array:
+        Raises:
+            LabError: it was not run.
+        """
+        if cut not in self.cuts:
+            raise LabError(f"The knockout {cut} was not run; add it to the study's conditions.")
+        return self.cuts.index(cut)
+
+    def left(self, cut: Cut, horizon: int) -> Array:
+        """Margin under one condition per stream, in units of hiding all video, [stream]."""
+        return self.margin[:, horizon, self.index(cut)] / self.unit[horizon]
+
+    def drop(self, cut: Cut, horizon: int) -> Array:
         """Relative drop of the margin per stream under one condition, [stream]."""
-        change = self.margin[:, horizon, 0] - self.margin[:, horizon, self.index(label)]
-        return change / self.unit[horizon]
+        untouched = self.margin[:, horizon, self.index(UNTOUCHED)]
+        return (untouched - self.margin[:, horizon, self.index(cut)]) / self.unit[horizon]
 
-    def versions(self, prefix: str) -> list[str]:
-        """All random versions of a condition."""
-        return [label for label in self.labels if label.startswith(prefix)]
+    def random(self, cut: Cut) -> list[Cut]:
+        """The matched random versions of a condition that was run."""
+        self.index(cut)
+        return [c for c in self.cuts if c.draw is not None and replace(c, draw=None) == cut]
 
-    def drops(self, prefix: str, horizon: int) -> Array:
+    def random_drops(self, cut: Cut, horizon: int) -> Array:
         """Relative drops of all random versions, [version, stream]."""
-        return np.stack([self.drop(label, horizon) for label in self.versions(prefix)])
-
-    @staticmethod
-    def parts(label: str) -> tuple[str, str, str, str]:
-        """Direction, layers, set and version of a condition; empty where it has none."""
-        direction, where, name, version = (label.split("|") + [""] * 3)[:4]
-        return direction, where, name, version
+        return np.stack([self.drop(version, horizon) for version in self.random(cut)])
 
 
 def measure(context: StudyContext) -> Effects:
@@ -74,31 +122,32 @@ def measure(context: StudyContext) -> Effects:
         )
         grid = Grid.of(session)
         found: dict[str, list[list[Array]]] = {h: [] for h in HORIZONS}
-        labels: list[str] = []
+        cuts: list[str] = []
         for number, question in enumerate(stream.questions(context.settings.per_horizon)):
             rng = np.random.default_rng((stream.seed, number))
             plan = conditions(context, session, grid, question.text, slot, draws, rng)
-            labels = list(plan)
+            cuts = [str(cut) for cut in plan]
             logits = knock.knocked_logits(session, question.text, list(plan.values()))
             target = Target.of(session, question)
             found[question.horizon].append(
                 [target.margin(logits), target.right(logits), divergence(logits[0], logits)]
             )
         means = np.stack([np.mean(found[h], axis=0) for h in HORIZONS])
-        return {"values": means, "labels": np.asarray(labels)}
+        return {"values": means, "cuts": np.asarray(cuts)}
 
     made = context.per_stream(
-        "knockout", context.causal, one, slot, draws, context.settings.per_horizon, context.layers
-    )
-    labels = tuple(str(label) for label in made[0]["labels"])
+        "knockout", context.causal, one, slot, draws, context.settings.per_horizon, context.layers,
+        PLAN_VERSION,
+    )  # fmt: skip
+    cuts = tuple(Cut.read(text) for text in made[0]["cuts"])
     values = np.stack([m["values"] for m in made]).astype(float)
     margin, right, moved = values[:, :, 0], values[:, :, 1], values[:, :, 2]
-    everything = labels.index("hide|all|video|set")
-    unit = np.maximum((margin[..., 0] - margin[..., everything]).mean(0), 0.2)
-    return Effects(labels, margin, right, moved, unit)
+    untouched, everything = cuts.index(UNTOUCHED), cuts.index(NO_VIDEO)
+    unit = np.maximum((margin[..., untouched] - margin[..., everything]).mean(0), 0.2)
+    return Effects(cuts, margin, right, moved, unit)
 
 
-def ranges(context: StudyContext) -> dict[str, list[int]]:
+def ranges(context: StudyContext) -> dict[Layers, list[int]]:
     """Layer ranges by name: bands, all, and as many first and last layers as the other end's band has."""
     shallow, middle, deep = (list(b) for b in context.paper_bands)
     layers = context.layers
@@ -126,11 +175,11 @@ def conditions(
     slot: int,
     draws: int,
     rng: np.random.Generator,
-) -> dict[str, knock.Condition]:
-    """Every condition of one question, by name; the first hides nothing."""
+) -> dict[Cut, knock.Condition]:
+    """Every condition of one question; the first hides nothing."""
     newest = max(1, grid.frames // 10)
     video = grid.ids.ravel()
-    sets: dict[str, tuple[knock.Ids, list[knock.Ids]]] = {
+    sets: dict[Tokens, tuple[knock.Ids, list[knock.Ids]]] = {
         "recent": (
             knock.recent(grid, newest),
             [knock.random_frames(grid, newest, rng) for _ in range(draws)],
@@ -140,46 +189,42 @@ def conditions(
             [knock.random_slots(grid, slot, rng) for _ in range(draws)],
         ),
     }
-    for name, ids in (
-        ("top", _most_attended(session, grid, question, context.paper_bands[2])),
-        ("sinks", _sinks(grid)),
-    ):
-        sets[name] = (
-            ids,
-            [knock.random_tokens(grid, len(ids), ids, rng) for _ in range(draws)],
-        )
-    plan = {"base": knock.untouched(session)}
-
-    def add(label: str, layers: Sequence[int], ids: npt.ArrayLike) -> None:
-        plan[label] = knock.condition(session, layers, ids)
-
+    top = _most_attended(session, grid, question, context.paper_bands[2])
+    for tokens, ids in (("top", top), ("sinks", _sinks(grid))):
+        draw = [knock.random_tokens(grid, len(ids), ids, rng) for _ in range(draws)]
+        sets[tokens] = ids, draw
     named = ranges(context)
+    layers_of = dict(enumerate(windows(context.layers)))
+    older = knock.older(grid, newest)
+    plan = {UNTOUCHED: knock.untouched(session)}
+
+    def add(cut: Cut, ids: npt.ArrayLike) -> None:
+        layers = named[cut.layers] if cut.window is None else layers_of[cut.window]
+        hidden = knock.others(grid, ids) if cut.action == "keep" else ids
+        plan[cut] = knock.condition(session, layers, hidden)
+
     for where in ("shallow", "middle", "deep", "all"):
-        for name, (ids, random) in sets.items():
-            for version, chosen in (
-                ("set", ids),
-                *((f"random{i}", r) for i, r in enumerate(random)),
-            ):
-                add(f"hide|{where}|{name}|{version}", named[where], chosen)
-                add(f"keep|{where}|{name}|{version}", named[where], knock.others(grid, chosen))
-        add(f"hide|{where}|older|set", named[where], knock.older(grid, newest))
-        rest = np.setdiff1d(knock.older(grid, newest), knock.slot(grid, slot))
-        add(f"hide|{where}|rest|set", named[where], rest)
-        add(f"hide|{where}|video|set", named[where], video)
+        for tokens, (ids, random) in sets.items():
+            for draw, chosen in ((None, ids), *enumerate(random)):
+                add(Cut("hide", tokens, where, draw=draw), chosen)
+                add(Cut("keep", tokens, where, draw=draw), chosen)
+        add(Cut("hide", "older", where), older)
+        add(Cut("hide", "rest", where), np.setdiff1d(older, knock.slot(grid, slot)))
+        add(Cut("hide", "video", where), video)
     recent, random = sets["recent"]
-    add("hide|last|recent|set", named["last"], recent)
-    add("hide|first|older|set", named["first"], knock.older(grid, newest))
-    for i, ids in enumerate(random):
-        add(f"hide|last|recent|random{i}", named["last"], ids)
-    for i, layers in enumerate(windows(context.layers)):
-        add(f"window|{i}|recent|set", layers, recent)
-        add(f"window|{i}|older|set", layers, knock.older(grid, newest))
-        add(f"window|{i}|recent|random0", layers, random[0])
+    add(Cut("hide", "recent", "last"), recent)
+    add(Cut("hide", "older", "first"), older)
+    for draw, ids in enumerate(random):
+        add(Cut("hide", "recent", "last", draw=draw), ids)
+    for window in layers_of:
+        add(Cut("hide", "recent", window=window), recent)
+        add(Cut("hide", "older", window=window), older)
+        add(Cut("hide", "recent", window=window, draw=0), random[0])
     for frames in (d for d in DOSES if d <= grid.frames // 2):
         ids, matched = knock.recent(grid, frames), knock.random_frames(grid, frames, rng)
-        for version, chosen in (("set", ids), ("random0", matched)):
-            add(f"dose hide|{frames}|recent|{version}", named["all"], chosen)
-            add(f"dose keep|{frames}|recent|{version}", named["all"], knock.others(grid, chosen))
+        for draw, chosen in ((None, ids), (0, matched)):
+            add(Cut("hide", "recent", "all", frames=frames, draw=draw), chosen)
+            add(Cut("keep", "recent", "all", frames=frames, draw=draw), chosen)
     return plan
 
 

@@ -210,10 +210,10 @@ def _feed_watched(
         x = tensor[0].float()
         rms = x.square().mean(-1, keepdim=True).sqrt().clamp_min(1e-9)
         largest = (x / rms).abs().amax(-1)
-        massive[_layer(hook)].append(largest.double().cpu().numpy())
+        massive[hook.layer()].append(largest.double().cpu().numpy())
 
     def on_pattern(tensor: Tensor, hook: Any) -> None:
-        patterns[_layer(hook)] = tensor[0].double().mean(1).cpu().numpy()
+        patterns[hook.layer()] = tensor[0].double().mean(1).cpu().numpy()
 
     prefix = np.full(session.protected_tokens, np.nan)
     residual = [(f"blocks.{i}.hook_resid_pre", on_residual) for i in range(layers)]
@@ -230,7 +230,3 @@ def _feed_watched(
         return np.stack([patterns[i][:, earlier.ids] for i in range(layers)])
 
     return session, magnitude, visual
-
-
-def _layer(hook: Any) -> int:
-    return int(str(hook.name).split(".")[1])

@@ -33,6 +33,7 @@ from analysis.structure import (
     top_heads,
     versions,
 )
+from hermes_lab.figures.study_parts import BandSeries
 
 Array = npt.NDArray[np.float64]
 PAPER = "HERMES (arXiv 2601.14724), section 2, figure 2"
@@ -291,8 +292,9 @@ def _profiles(context: StudyContext) -> Table:
                 values = context.observe("trained")["position_only/profile"]
             else:
                 values = context.observe(name).question("profile")
-            curves[f"{band}: {name}"] = values[:, layers].mean((1, 2))
-        curves[f"{band}: uniform"] = np.ones_like(curves[f"{band}: trained"])
+            curves[str(BandSeries(band, name))] = values[:, layers].mean((1, 2))
+        flat = np.ones_like(curves[str(BandSeries(band, "trained"))])
+        curves[str(BandSeries(band, "uniform"))] = flat
     return curve_table(
         "profiles", "age_frames", curves, "Share over uniform by age, question's last token."
     )

@@ -133,6 +133,7 @@ def run_study(name: str, context: StudyContext) -> StudyResult:
     labelled = replace_progress(
         context, lambda what, done, total: tell(f"{study.name}: {what}", done, total)
     )
+    labelled.study = study.name
     result = _answer(study, labelled)
     result.validate()
     drawing.check(result)

@@ -27,6 +27,7 @@ from hermes_lab.figures.study_bars import (
 from hermes_lab.figures.study_parts import (
     HORIZONS,
     NULL,
+    BandSeries,
     Columns,
     add_line,
     add_reference,
@@ -150,15 +151,11 @@ def depth_curves(columns: Columns, *, reference: float = 0.0, y: str = "value") 
 
 def age_profiles(columns: Columns) -> go.Figure:
     """Share over uniform by age, one panel per band."""
-    rows = rows_of(columns)
-    bands = list(dict.fromkeys(str(row["series"]).split(": ")[0] for row in rows))
+    rows = [(BandSeries.read(row["series"]), row) for row in rows_of(columns)]
+    bands = list(dict.fromkeys(series.band for series, _ in rows))
     figure = facets(bands)
     for place, band in enumerate(bands, 1):
-        mine = [
-            {**row, "series": str(row["series"]).split(": ")[1]}
-            for row in rows
-            if str(row["series"]).startswith(f"{band}: ")
-        ]
+        mine = [{**row, "series": s.condition} for s, row in rows if s.band == band]
         for number, (name, some) in enumerate(by_series(mine).items()):
             add_line(
                 figure, some, "age_frames", name, number=number, place=(1, place), legend=place == 1
@@ -193,14 +190,14 @@ def forgetting_rates(columns: Columns) -> go.Figure:
 
 def slot_maps(columns: Columns, *, cols: int = 1) -> go.Figure:
     """Share of every slot as a map of the frame, one row per band and one column per condition."""
-    rows = rows_of(columns)
-    pairs = [tuple(str(row["series"]).split(": ")) for row in rows]
-    bands = list(dict.fromkeys(band for band, _ in pairs))
-    conditions = list(dict.fromkeys(name for _, name in pairs))
-    figure = facets([f"{b}: {c}" for b in bands for c in conditions], rows=len(bands))
+    rows = [(BandSeries.read(row["series"]), row) for row in rows_of(columns)]
+    bands = list(dict.fromkeys(series.band for series, _ in rows))
+    conditions = list(dict.fromkeys(series.condition for series, _ in rows))
+    titles = [str(BandSeries(b, c)) for b in bands for c in conditions]
+    figure = facets(titles, rows=len(bands))
     for i, band in enumerate(bands, 1):
         for j, name in enumerate(conditions, 1):
-            values = [row["value"] for row in rows if row["series"] == f"{band}: {name}"]
+            values = [row["value"] for series, row in rows if series == BandSeries(band, name)]
             grid = [values[a : a + cols] for a in range(0, len(values), cols)]
             figure.add_trace(
                 go.Heatmap(

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from hermes_lab.errors import LabError
 from hermes_lab.figures.theme import DASHES, GREY, SERIES, rgb, styled
 
 Columns = Mapping[str, Sequence[Any]]
@@ -17,6 +19,31 @@ NULL = {"null": True}
 _NULL_WORDS = (
     "random", "permuted", "shuffled", "uniform", "position_only", "age alone", "null", "no agreement", "chance",
 )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class BandSeries:
+    """A curve of one band of layers under one condition, as tables and saved reports say it: "deep: trained"."""
+
+    band: str
+    condition: str
+
+    def __str__(self) -> str:
+        return f"{self.band}: {self.condition}"
+
+    @classmethod
+    def read(cls, text: object) -> BandSeries:
+        """The curve that a table names.
+
+        Raises:
+            LabError: it does not name a band and a condition.
+        """
+        band, colon, condition = str(text).partition(": ")
+        if not (band and colon and condition):
+            raise LabError(
+                f"The series {text!r} must name a band and a condition, as in 'deep: trained'."
+            )
+        return cls(band, condition)
 
 
 def is_null(series: str) -> bool:

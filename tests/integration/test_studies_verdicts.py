@@ -145,6 +145,23 @@ def test_a_killed_run_goes_on_where_it_stopped(tmp_path, planted):
     assert np.array_equal(whole["now/profile"], again["now/profile"])
 
 
+def test_studies_keep_their_numbers_apart_and_share_what_is_observed(tmp_path, planted):
+    """Two studies may call a measurement alike; each gets its own numbers back, also after a kill."""
+    ours = StudyContext(planted.lab, tmp_path, replace(TINY, held_out=4), True, command="x")
+    theirs = study.replace_progress(ours, ours.progress)
+    ours.study, theirs.study = "ours", "theirs"
+    for _ in range(2):
+        for context, value in ((ours, 1.0), (theirs, 2.0)):
+            found = context.per_stream("measure", context.held_out, lambda s, v=value: {"x": v})
+            assert [float(f["x"]) for f in found] == [value] * 4
+    kept = len(list(tmp_path.rglob("*.npz")))
+    assert kept == 8
+    ours.observe("half_length")
+    theirs._features.clear()
+    theirs.observe("half_length")
+    assert len(list(tmp_path.rglob("*.npz"))) == kept + 4
+
+
 def test_the_report_is_whole(tmp_path, results):
     control = Control("replication", "other", "recency-shallow", "1", Verdict.CANNOT_TELL, "why")
     made = report.build("planted", list(results.values()), [control], "hermes-lab study all")
