@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
+
+_ALIKE = 0.66  # below this, names share letters by chance ("nope" and "composed": 0.5)
+_AS_GOOD = 0.1  # what may lie between the nearest name and the others that are offered
+_PART_LETTERS = 4  # shorter parts of a name are found in too many
+_MOST_NEAR = 3
+_MOST_LISTED = 60
 
 
 class LabError(Exception):
@@ -26,10 +33,49 @@ class RecordingError(LabError):
     """A recording cannot be written or read."""
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Say which known names are nearest to a misspelt one, as the tail of an error sentence."""
+def nearest(name: object, known: Iterable[str], listed_by: str | None = None) -> str:
+    """Say which known names are nearest to a misspelt one, as the tail of an error sentence.
+
+    Args:
+        listed_by: the command that lists the names, where they are too many for a sentence.
+    """
     options = sorted(known)
-    close = difflib.get_close_matches(name, options, n=3, cutoff=0.5)
-    if close:
-        return "did you mean " + " or ".join(repr(n) for n in close) + "?"
-    return "known names are " + ", ".join(options) + "."
+    near = _near(str(name), options)
+    if near:
+        return "did you mean " + " or ".join(repr(n) for n in near) + "?"
+    if listed_by is not None:
+        return f"`{listed_by}` lists what there is."
+    shown = ", ".join(options[:_MOST_LISTED])
+    more = len(options) - _MOST_LISTED
+    return f"known names are {shown}{f' and {more} more' if more > 0 else ''}."
+
+
+def _near(name: str, options: Sequence[str]) -> list[str]:
+    """The options that a person may have meant, the nearest first; case and punctuation do not count."""
+    written = _letters(name)
+    likeness = {o: difflib.SequenceMatcher(None, written, _letters(o)).ratio() for o in options}
+    near = [option for option in options if _holds(_letters(option), name)]
+    if not near:
+        best = max(likeness.values(), default=0.0)
+        near = [
+            option
+            for option, share in likeness.items()
+            if share >= max(_ALIKE, best - _AS_GOOD) or _is_most_of(_letters(option), written)
+        ]
+    return sorted(near, key=lambda option: -likeness[option])[:_MOST_NEAR]
+
+
+def _holds(option: str, name: str) -> bool:
+    """Whether an option has all that was written in it, as one piece or word by word ("llava-7b")."""
+    words = [_letters(word) for word in re.split(r"[\W_]+", name) if word]
+    enough = len("".join(words)) >= _PART_LETTERS
+    return enough and ("".join(words) in option or all(word in option for word in words))
+
+
+def _is_most_of(option: str, written: str) -> bool:
+    """Whether an option is at least half of what was written, in one piece ("fifo_512")."""
+    return len(option) >= _PART_LETTERS and 2 * len(option) >= len(written) and option in written
+
+
+def _letters(name: str) -> str:
+    return "".join(c for c in name.casefold() if c.isalnum())

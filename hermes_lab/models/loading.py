@@ -15,6 +15,7 @@ from transformers.utils.hub import cached_file
 
 from hermes_lab.errors import ModelError, nearest
 from hermes_lab.models.base import Adapter
+from hermes_lab.models.device import check_device
 from hermes_lab.models.gemma3 import Gemma3
 from hermes_lab.models.idefics3 import Idefics3
 from hermes_lab.models.internvl import InternVL
@@ -115,6 +116,8 @@ def load(
     """
     if device is not None and device_map is not None:
         raise ModelError("Give either a device or a device_map, not both.")
+    if device is not None:
+        check_device(device)
     source = _resolve(name)
     hub = {"revision": revision, "local_files_only": local_files_only}
     config = _read_config(source, hub)
@@ -157,7 +160,9 @@ def _resolve(name: str | Path) -> str:
         raise ModelError(f"There is no model folder at {folder}.")
     if "/" not in text:
         known = [*_shipped(), *(example for info in families() for example in info.examples)]
-        raise ModelError(f"There is no model named {text!r}; {nearest(text, known)}")
+        raise ModelError(
+            f"There is no model named {text!r}; {nearest(text, known, 'hermes-lab models')}"
+        )
     return text
 
 
