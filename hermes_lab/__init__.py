@@ -14,25 +14,61 @@ print(run.ask("What was the first object?").text)
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from hermes_lab import figures as figures
+    from hermes_lab import lens as lens
+    from hermes_lab import policies as policies
+    from hermes_lab import video as video
+    from hermes_lab.errors import LabError as LabError
     from hermes_lab.lab import Lab as Lab
     from hermes_lab.lab import load as load
+    from hermes_lab.policies.base import Policy as Policy
+    from hermes_lab.recording.reader import Recording as Recording
     from hermes_lab.session import StreamSession as StreamSession
+    from hermes_lab.snapshot import Answer as Answer
+    from hermes_lab.snapshot import Snapshot as Snapshot
 
 __version__ = "0.2.0"
-__all__ = ["Lab", "StreamSession", "load"]
+
+# torch and transformers take seconds to import: names come from their modules when they are asked for
+_HOMES = {
+    "Answer": "snapshot",
+    "Lab": "lab",
+    "LabError": "errors",
+    "Policy": "policies.base",
+    "Recording": "recording.reader",
+    "Snapshot": "snapshot",
+    "StreamSession": "session",
+    "load": "lab",
+}
+_MODULES = ("figures", "lens", "policies", "video")
+
+__all__ = [
+    "Answer",
+    "Lab",
+    "LabError",
+    "Policy",
+    "Recording",
+    "Snapshot",
+    "StreamSession",
+    "figures",
+    "lens",
+    "load",
+    "policies",
+    "video",
+]
 
 
 def __getattr__(name: str) -> Any:
-    # torch and transformers take seconds to import: recordings and listings must not pay for them
-    if name in ("Lab", "load"):
-        from hermes_lab import lab
-
-        return getattr(lab, name)
-    if name == "StreamSession":
-        from hermes_lab.session import StreamSession
-
-        return StreamSession
+    if name in _HOMES:
+        return getattr(import_module(f"hermes_lab.{_HOMES[name]}"), name)
+    if name in _MODULES:
+        return import_module(f"hermes_lab.{name}")
     raise AttributeError(f"module 'hermes_lab' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]
