@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from jaxtyping import Float
 from torch import Tensor
 
-from hermes_lab import reading
+from hermes_lab import arguments, reading
 from hermes_lab.engine import Engine, Wants
 from hermes_lab.errors import LabError
 from hermes_lab.snapshot import Answer
@@ -32,8 +32,13 @@ def answer(
 ) -> Answer:
     """The work of `StreamSession.ask`, which describes the arguments."""
     started = session._clock()
-    if max_new_tokens < 1:
-        raise LabError(f"An answer needs at least one token, got max_new_tokens={max_new_tokens}.")
+    check(question, max_new_tokens)
+    arguments.flags(
+        remember=remember, attention=bool(attention) if attention is None else attention
+    )
+    if on_token is not None and not callable(on_token):
+        raise LabError(f"on_token must be a function of a text, got {arguments.told(on_token)}.")
+    top = arguments.whole_number("top", top, least=0)
     engine, stream = session.engine, session._reading_stream()
     wanted = session.record_level != "off" if attention is None else attention
     summarizer = session._summarizer("question", stream) if wanted else None
@@ -69,6 +74,13 @@ def answer(
     if session._writer is not None:
         session._writer.write_answer(made)
     return made
+
+
+def check(question: str, max_new_tokens: int) -> None:
+    """Refuse what cannot be asked, before anything is computed."""
+    arguments.question_text(question)
+    if arguments.whole_number("max_new_tokens", max_new_tokens) < 1:
+        raise LabError(f"An answer needs at least one token, got max_new_tokens={max_new_tokens}.")
 
 
 def texts(session: StreamSession, question: str, max_new_tokens: int) -> Iterator[str]:
@@ -107,8 +119,7 @@ def prefill(
     session: StreamSession, question: str, wants: Wants, stream: StreamState | None = None
 ) -> Float[Tensor, "new hidden"]:
     """The work of `StreamSession.prefill_question`, which describes the arguments."""
-    if not question.strip():
-        raise LabError("The question is empty; ask something.")
+    arguments.question_text(question)
     if not session.stream.frames_seen:
         raise LabError("No frame was fed yet, so there is nothing to ask about; feed some first.")
     segment = session.engine.adapter.question(question)

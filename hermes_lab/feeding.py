@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from hermes_lab.arguments import told
 from hermes_lab.errors import LabError
 from hermes_lab.stream_state import StreamState
 from hermes_lab.video import Chunk, Frame
@@ -72,8 +73,10 @@ def images_and_times(
 
 
 def _listed(given: object, what: str) -> list[Any]:
-    if not isinstance(given, Iterable):
-        raise LabError(f"{what} are a {type(given).__name__}; give a list or an array of them.")
+    if isinstance(given, str | bytes) or not isinstance(given, Iterable):
+        raise LabError(
+            f"{what} must be a list or an array, got {told(given)}; a file is opened with hermes_lab.video.open."
+        )
     return list(given)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
 
 

@@ -42,7 +42,7 @@ class PositionRule(StrEnum):
         """
         try:
             return cls(name)
-        except ValueError:
+        except (TypeError, ValueError):
             raise PolicyError(
                 f"There is no position rule {name!r}: {nearest(name, [r.value for r in cls])}"
             ) from None

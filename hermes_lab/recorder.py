@@ -41,7 +41,7 @@ def open_writer(
             source.get("sha256"),
         ),
         chunk_frames=session.chunk_frames,
-        fps=fps,
+        fps=None if fps is None else float(fps),
         dtype=str(described["dtype"]),
         device=str(described["device"]),
         seed=session.seed,
@@ -57,7 +57,7 @@ def record_step(
     snapshot: Snapshot,
     images: Sequence[npt.NDArray[np.uint8]] | None,
 ) -> None:
-    """Write one step; the first one also tells the manifest the token grid of a frame.
+    """Write one step; the first one also tells the manifest the token grid of a frame and the budget.
 
     Raises:
         RecordingError: the disk is full or refuses.
@@ -67,7 +67,8 @@ def record_step(
         new = snapshot.new_ids
         rows, cols = table.column("row")[new], table.column("col")[new]
         if len(new):
-            writer.amend(_model(session, (int(rows.max()) + 1, int(cols.max()) + 1)))
+            model = _model(session, (int(rows.max()) + 1, int(cols.max()) + 1))
+            writer.amend(model, session.policy.config(), str(session.positions))
     writer.write_step(snapshot, session.table, images)
 
 

@@ -2,7 +2,7 @@
 
 ```python
 lab = hermes_lab.load("pocket")
-run = StreamSession(lab, policy="hermes", record="runs/first")
+run = StreamSession(lab, policy="hermes", record="runs/first")  # 32 frames' worth of tokens per layer
 for chunk in video.open("clip.mp4", fps=1).chunks(16):
     snapshot = run.feed(chunk)
 answer = run.ask("What was the first object?")
@@ -12,12 +12,12 @@ answer = run.ask("What was the first object?")
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +25,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from hermes_lab import asking, policies
+from hermes_lab import arguments, asking, default_budget
+from hermes_lab.arguments import NextPosition
+from hermes_lab.arguments import RecordLevel as RecordLevel
 from hermes_lab.attention import Knockout
 from hermes_lab.contract import check_choice
 from hermes_lab.engine import Wants
@@ -50,8 +52,6 @@ if TYPE_CHECKING:
 
     from hermes_lab.recording.writer import RecordingWriter
 
-RecordLevel = Literal["off", "summary", "rows"]
-
 
 class StreamSession:
     """One stream through one model under one policy.
@@ -61,7 +61,8 @@ class StreamSession:
 
     Args:
         lab: a loaded model; sessions on one lab do not disturb each other.
-        policy: a policy, or its name ("hermes", "fifo(budget_tokens=512)").
+        policy: a policy, or its name ("hermes", "fifo(budget_tokens=512)"). One that needs a budget and has none is
+            given 32 frames' worth at the first feed (see `hermes_lab.default_budget`).
         chunk_frames: how many frames a feed step is meant to take (recorded; `feed` takes what it is given).
         positions: position rule; None: the policy's default.
         record: folder of a new recording; None: nothing is written.
@@ -96,24 +97,23 @@ class StreamSession:
         overwrite: bool = False,
         seed: int = 0,
         system: str | None = None,
-        next_position: Literal["counter", "last_kept"] = "counter",
+        next_position: NextPosition = "counter",
         keep_visual: bool = False,
         evaluation: bool = False,
-        source: dict[str, Any] | None = None,
+        source: Mapping[str, Any] | None = None,
         fps: float | None = None,
     ) -> None:
-        if chunk_frames < 1:
-            raise LabError(f"A chunk needs at least one frame, got chunk_frames={chunk_frames}.")
-        if next_position not in ("counter", "last_kept"):
-            raise LabError(
-                f"There is no next position {next_position!r}; take counter or last_kept."
-            )
+        arguments.of_kind("lab", lab, Lab, "a loaded model, such as hermes_lab.load('pocket')")
+        arguments.check_session(
+            chunk_frames=chunk_frames, record=record, record_level=record_level, record_rows=record_rows,
+            seed=seed, system=system, next_position=next_position, source=source, fps=fps,
+            overwrite=overwrite, keep_visual=keep_visual, evaluation=evaluation,
+        )  # fmt: skip
         self.turns = Turns()
         self.lab = lab
         self.engine = lab.engine
-        self.chunk_frames = chunk_frames
-        self.seed = seed
-        self.next_position: Literal["counter", "last_kept"] = next_position
+        self.chunk_frames, self.seed = int(chunk_frames), int(seed)
+        self.next_position: NextPosition = next_position
         self.keep_visual = keep_visual
         self.evaluation = evaluation
         self.knockouts: list[Knockout] = []
@@ -123,6 +123,7 @@ class StreamSession:
         self.record_s = 0.0
         self.notes = lab.notes  # of the next snapshot
         self._system = system
+        self.frames_per_group = self.engine.adapter.frame_layout(96, 96).frames_per_group
         self._stream = start(self.engine, system)
         self.policy: Policy
         self.positions: PositionRule
@@ -168,17 +169,19 @@ class StreamSession:
     @turn
     def feed_segment(self, segment: Segment) -> Snapshot:
         """Feed a chunk that was encoded before (replay); the vision encoder does not run."""
+        arguments.of_kind("segment", segment, Segment, "a chunk encoded by the model's adapter")
         return self._take(lambda: Step(self).run_encoded(segment, 0.0), None)
 
     def _take(
         self, step: Callable[[], Snapshot], images: Sequence[npt.NDArray[np.uint8]] | None
     ) -> Snapshot:
         """Do a step wholly or not at all, then record it."""
-        undo = self._stream.mark()
+        undo, policy, notes = self._stream.mark(), self.policy, self.notes
         try:
             snapshot = step()
         except BaseException:
             undo()
+            self.policy, self.notes = policy, notes
             raise
         self.snapshot, self.notes = snapshot, ()
         self._record(snapshot, images)
@@ -199,14 +202,23 @@ class StreamSession:
         Raises:
             PolicyError: unknown, or impossible here.
         """
-        chosen = policies.get(policy) if isinstance(policy, str) else policy
+        chosen = arguments.chosen_policy(policy)
         check_choice(chosen, self.engine.layers, self._stream.protected, self.evaluation)
+        chosen, notes = default_budget.settle(chosen, self._stream)
         rule = chosen.default_positions if positions is None else positions
         self.positions = rule if isinstance(rule, PositionRule) else PositionRule.parse(rule)
         if self._stream.step:
             fields = ", ".join(f"{k}={v!r}" for k, v in chosen.config().items() if k != "policy")
-            self.notes = (f"From this step on under {chosen.name}({fields}), {self.positions}.",)
+            change = f"From this step on under {chosen.name}({fields}), {self.positions}."
+            self.notes = (change, *notes)
         self.policy = chosen
+        self._stream.judged, self._stream.budget_notes, self._stream.bound = None, notes, False
+
+    @property
+    def budget_notes(self) -> tuple[str, ...]:
+        """What to know of the policy's budget so far: taken by default, smaller than a frame, never exceeded."""
+        stream = self._stream
+        return (*stream.budget_notes, *default_budget.never_exceeded(self.policy, stream))
 
     # --- questions -----------------------------------------------------------------------------
     @turn
@@ -231,7 +243,7 @@ class StreamSession:
             top: how many of the likeliest first tokens to report.
 
         Raises:
-            LabError: the question is empty, no frame was fed yet, or `max_new_tokens` is not positive.
+            LabError: the question is empty or no text, no frame was fed yet, or an argument that cannot be.
         """
         return asking.answer(
             self, question, max_new_tokens=max_new_tokens, remember=remember,
@@ -243,7 +255,11 @@ class StreamSession:
 
         Leaving the loop early, feeding frames and asking other questions between two tokens are all fine: only the
         work on a token is a turn.
+
+        Raises:
+            LabError: as for `ask`.
         """
+        asking.check(question, max_new_tokens)
         return asking.texts(self, question, max_new_tokens)
 
     @turn

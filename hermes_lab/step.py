@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from hermes_lab import decision, guidance, positions, pruning
+from hermes_lab import decision, default_budget, guidance, positions, pruning
 from hermes_lab.contract import call, check_admission, check_budgets, check_observed
 from hermes_lab.engine import Wants, take
 from hermes_lab.errors import PolicyError
@@ -48,6 +48,7 @@ class Step:
     def run_encoded(self, segment: Segment, encode_s: float) -> Snapshot:
         """Feed a chunk that is already encoded."""
         session, stream = self.session, self.session.stream
+        self._settle_budget(segment)
         policy, engine, clock = session.policy, session.engine, session._clock
         layers = engine.layers
         frames = len(segment.time_s)
@@ -82,7 +83,8 @@ class Step:
         budgets = call(policy, "budgets", None, lambda: policy.budgets(layers))
         if budgets is not None:
             budgets = check_budgets(policy, budgets, layers)
-        held = [state.tokens - stream.protected for state in stream.cache.states]
+        held = stream.held_tokens
+        stream.bound |= default_budget.is_exceeded(budgets, held)
         readable = len(ids) or not policy.needs & {Need.CHUNK_ATTENTION, Need.RECEIVED_ATTENTION}
         if (
             budgets is not None
@@ -98,6 +100,7 @@ class Step:
         started = clock()
         reindexed, notes = self._reindex(bool(decisions))
         decide_s += clock() - started
+        notes += self._judge_budget(entering, budgets)
 
         snapshot = Snapshot(
             step=stream.step,
@@ -125,6 +128,27 @@ class Step:
         )
         stream.step += 1
         return snapshot
+
+    # --- the budget --------------------------------------------------------------------------
+    def _settle_budget(self, chunk: Segment) -> None:
+        """Give a policy that needs a budget and has none its default, now that a chunk says what a frame takes."""
+        session, stream = self.session, self.session.stream
+        size = default_budget.frame_size(chunk, session.frames_per_group)
+        stream.frame_size = size or stream.frame_size
+        session.policy, notes = default_budget.settle(session.policy, stream)
+        session.notes += notes
+        stream.budget_notes += notes
+
+    def _judge_budget(self, entering: Segment, budgets: Sequence[int] | None) -> tuple[str, ...]:
+        """Say once, and again when frames change their size, that a budget is smaller than a frame."""
+        stream = self.session.stream
+        size = default_budget.frame_size(entering, self.session.frames_per_group)
+        if size is None or stream.judged == stream.frame_size:
+            return ()
+        notes = default_budget.too_small(budgets, size)
+        stream.judged = stream.frame_size
+        stream.budget_notes += notes
+        return notes
 
     # --- before the decoder ------------------------------------------------------------------
     def _admit(self, segment: Segment, first_frame: int) -> Admission | None:

@@ -11,6 +11,7 @@ import torch
 
 from hermes_lab.brief import Brief
 from hermes_lab.cache import LayerState, StreamCache
+from hermes_lab.default_budget import FrameSize
 from hermes_lab.models.base import Segment
 from hermes_lab.tokens import Role, TokenTable
 
@@ -61,6 +62,10 @@ class StreamState:
         chunks: the chunks that are kept as encoded, for policies that read frames afresh and for replay.
         memory: what the policy's `admit` keeps between chunks.
         history: (question, answer) pairs that were asked to be remembered.
+        frame_size: what a frame of the newest chunk takes, as encoded.
+        judged: the frame that the policy's budget was last compared with; None since the policy was chosen.
+        budget_notes: what was said of the budget since the policy was chosen.
+        bound: whether any layer exceeded its budget since the policy was chosen.
     """
 
     cache: StreamCache
@@ -76,6 +81,15 @@ class StreamState:
     chunks: tuple[Chunk, ...] = ()
     memory: dict[str, Any] = field(default_factory=dict[str, Any])
     history: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
+    frame_size: FrameSize | None = None
+    judged: FrameSize | None = None
+    budget_notes: tuple[str, ...] = ()
+    bound: bool = False
+
+    @property
+    def held_tokens(self) -> list[int]:
+        """Tokens of the stream that each layer holds, the system prefix left out."""
+        return [state.tokens - self.protected for state in self.cache.states]
 
     def fork(self, cache: StreamCache) -> StreamState:
         """A copy on `cache` (a new, empty one) that shares tensors; neither side sees the other's future."""
@@ -94,6 +108,10 @@ class StreamState:
             chunks=self.chunks,
             memory=copy.deepcopy(self.memory),
             history=list(self.history),
+            frame_size=self.frame_size,
+            judged=self.judged,
+            budget_notes=self.budget_notes,
+            bound=self.bound,
         )
 
     def for_reading(self, cache: StreamCache) -> StreamState:
@@ -106,7 +124,7 @@ class StreamState:
         states, length = self.cache.states, len(self.table)
         counters = (
             self.step, self.frames_seen, self.tokens_seen, self.now_s, self.shift_s,
-            self.tokens_per_frame,
+            self.tokens_per_frame, self.frame_size, self.judged, self.budget_notes, self.bound,
         )  # fmt: skip
         chunks, memory = self.chunks, copy.deepcopy(self.memory)
 
@@ -115,7 +133,7 @@ class StreamState:
             self.table.truncate(length)
             (
                 self.step, self.frames_seen, self.tokens_seen, self.now_s, self.shift_s,
-                self.tokens_per_frame,
+                self.tokens_per_frame, self.frame_size, self.judged, self.budget_notes, self.bound,
             ) = counters  # fmt: skip
             self.chunks, self.memory = chunks, memory
 

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from hermes_lab.errors import LabError
+from hermes_lab import policies as registry
+from hermes_lab.errors import LabError, PolicyError
 from hermes_lab.evaluation.scores import Comparison, WorldsResult, score_by
 from hermes_lab.lab import Lab, load
 from hermes_lab.pocket import data
@@ -101,10 +102,14 @@ def compare(
 
 
 def policy_text(policy: str, frames: int) -> str:
-    """A policy with a quarter of the stream as its budget, where it names none and is not `full`."""
-    if policy == "full" or "budget_tokens" in policy:
+    """A policy with a quarter of the stream as its budget, where it names none and takes one (`full` takes none)."""
+    if "budget_tokens" in policy:
         return policy
     budget = len(data.PREFIX) + frames * data.TOKENS_PER_FRAME // 4
+    try:
+        registry.get(policy, budget_tokens=budget)
+    except PolicyError:
+        return policy
     name, _, rest = policy.partition("(")
     settings = f"budget_tokens={budget}" + (f", {rest[:-1]}" if rest.rstrip(")") else "")
     return f"{name}({settings})"

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from typing import Any, ClassVar, Literal, cast
 
@@ -263,11 +263,14 @@ class Policy:
     instance, so the engine reads them from the instance.
 
     Attributes:
-        budget_tokens: video tokens that a layer may hold after a decision; None: no limit.
+        budget_tokens: video tokens that a layer may hold after a decision; None: the session settles it at its
+            first feed (see `hermes_lab.default_budget`), unless `bounded` says that none is needed.
     """
 
     budget_tokens: int | None = setting(
-        None, "Video tokens that a layer may hold after a decision; None: no limit.", minimum=1
+        None,
+        "Video tokens that a layer may hold after a decision; None: 32 frames' worth, or the policy's own limit.",
+        minimum=1,
     )
 
     name: ClassVar[str] = ""  # as in `--policy`
@@ -314,6 +317,11 @@ class Policy:
         `select` (which may keep fewer than it is allowed).
         """
         return None if self.budget_tokens is None else [self.budget_tokens] * layers
+
+    def bounded(self, budget_tokens: int, layers: int) -> Policy:
+        """This policy with that budget if it has no limit yet, else itself; policies that need none return themselves."""
+        limited = self.budgets(layers) is not None
+        return self if limited else replace(self, budget_tokens=budget_tokens)
 
     def due(self, tokens: Sequence[int], budgets: Sequence[int]) -> bool:
         """Whether to decide now, given candidates per layer; default: some layer is over its budget."""

@@ -63,6 +63,20 @@ class Composed(Several):
         """Those of the last stage."""
         return self.last.budgets(layers)
 
+    def bounded(self, budget_tokens: int, layers: int) -> Policy:
+        """The last stage gets that budget if it has no limit; the others have their own.
+
+        Raises:
+            PolicyError: the last stage keeps everything, and with it no stage would ever be asked.
+        """
+        bounded = super().bounded(budget_tokens, layers)
+        if bounded.budgets(layers) is None:
+            raise PolicyError(
+                f"The last stage of 'composed' is {self.last.name!r}, which keeps everything, so that no stage would ever "
+                "decide; end with a policy that evicts."
+            )
+        return bounded
+
     def due(self, tokens: Sequence[int], budgets: Sequence[int]) -> bool:
         """As the last stage says."""
         return self.last.due(tokens, budgets)

@@ -25,6 +25,10 @@ class Full(Policy):
                 "use 'fifo' or another policy to hold to a budget."
             )
 
+    def bounded(self, budget_tokens: int, layers: int) -> Policy:
+        """Itself: keeping everything is what it is for."""
+        return self
+
     def score(self, view: LayerView) -> Scores:
         """The same for all tokens; never used to rank, since there is no budget."""
         return Scores(view.time_s.new_ones(view.ids.shape))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, TypeVar
 
 from jaxtyping import Float, Int
@@ -27,7 +27,7 @@ from hermes_lab.policies.base import (
 )
 from hermes_lab.policies.full import Full
 from hermes_lab.policies.scoring import band_of
-from hermes_lab.policies.wrap import resolve, set_traits
+from hermes_lab.policies.wrap import resolve, set_traits, with_budgets
 
 T = TypeVar("T")
 
@@ -57,6 +57,12 @@ class Several(Policy):
         if wants and self.budget_tokens is not None:
             return replace(policy, budget_tokens=self.budget_tokens)
         return policy
+
+    def bounded(self, budget_tokens: int, layers: int) -> Policy:
+        """Each part that has no limit of its own gets that budget."""
+        before = {f.name: getattr(self, f.name) for f in fields(self)}
+        after = {name: with_budgets(value, budget_tokens, layers) for name, value in before.items()}
+        return self if after == before else replace(self, **after)
 
     def adopt_traits(self) -> None:
         """Read off the parts what the engine reads off the whole.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -43,6 +43,16 @@ def set_traits(policy: Policy, **traits: Any) -> None:
     """Class attributes of one instance: what the engine reads off a policy made of others."""
     for name, value in traits.items():
         object.__setattr__(policy, name, value)
+
+
+def with_budgets(value: Any, budget_tokens: int, layers: int) -> Any:
+    """A field's value, with `Policy.bounded` applied to every policy in it."""
+    if isinstance(value, Policy):
+        return value.bounded(budget_tokens, layers)
+    if isinstance(value, tuple):
+        parts = cast("tuple[Any, ...]", value)
+        return tuple(with_budgets(part, budget_tokens, layers) for part in parts)
+    return value
 
 
 def makes_tokens(policy: Policy) -> bool:
@@ -90,6 +100,10 @@ class Wrapped(Policy):
 
     def budgets(self, layers: int) -> list[int] | None:
         return self.part.budgets(layers)
+
+    def bounded(self, budget_tokens: int, layers: int) -> Policy:
+        inner = self.part.bounded(budget_tokens, layers)
+        return self if inner is self.part else replace(self, inner=inner)
 
     def due(self, tokens: Sequence[int], budgets: Sequence[int]) -> bool:
         return self.part.due(tokens, budgets)

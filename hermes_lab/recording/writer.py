@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -196,13 +196,26 @@ class RecordingWriter:
         self._tokens_written = max(self._tokens_written, 0 if table is None else len(table))
         self.answers_written += 1
 
-    def amend(self, model: ModelInfo) -> None:
-        """Correct what is known of the model only once the first frame has come (its token grid).
+    def amend(
+        self,
+        model: ModelInfo,
+        policy: Mapping[str, Any] | None = None,
+        positions: str | None = None,
+    ) -> None:
+        """Correct what is known only once the first frame has come: the token grid, the policy with its budget.
+
+        Args:
+            policy, positions: None: as they are.
 
         Raises:
             RecordingError: the disk is full or refuses.
         """
-        self.manifest = replace(self.manifest, model=model)
+        self.manifest = replace(
+            self.manifest,
+            model=model,
+            policy=self.manifest.policy if policy is None else dict(policy),
+            positions=positions or self.manifest.positions,
+        )
         if self.level == "off":
             return
         self._check_open()
