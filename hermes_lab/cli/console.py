@@ -6,9 +6,15 @@ import json
 from typing import Any
 
 from rich.console import Console
+from rich.text import Text
 
 out = Console(highlight=False)
 errors = Console(stderr=True, highlight=False)
+
+
+def note(sentence: str) -> None:
+    """A sentence for whoever reads along; brackets in it stay as they are."""
+    errors.print(Text.assemble(("Note:", "yellow"), " ", sentence), soft_wrap=True)
 
 
 def print_json(value: Any) -> None:

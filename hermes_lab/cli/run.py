@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import re
+import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,57 +15,40 @@ from rich.panel import Panel
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from hermes_lab.cli.console import errors, mebibytes, milliseconds, out, print_json
+from hermes_lab.cli.console import errors, mebibytes, milliseconds, note, out, print_json
+from hermes_lab.cli.preparing import RunOptions, prepare
+from hermes_lab.cli.questions import Question, asked_late, split_at
 from hermes_lab.cli.strip import held_share, render
-from hermes_lab.errors import LabError, RecordingError
+from hermes_lab.errors import RecordingError
 
 if TYPE_CHECKING:
     from hermes_lab.session import StreamSession
     from hermes_lab.snapshot import Answer, Snapshot
     from hermes_lab.video import Chunk, FrameSource
 
-DEFAULT_BUDGET_FRAMES = (
-    32  # so many frames' worth of tokens, at most HERMES' 4K, when no --budget is given
-)
-DEFAULT_BUDGET_TOKENS = 4096
 STRIP_COLUMNS = 64
 PARTIAL_INPUT = 3  # exit status when the input broke off or the recording could not go on
-
-_AT = re.compile(r"(?P<text>.+)@(?P<at>(?:\d+:)?\d+(?:\.\d+)?)\s*", re.DOTALL)
-
-
-@dataclass(frozen=True)
-class Question:
-    """A question, the second of the stream at which it is asked (None: at the end), and the right answer if known."""
-
-    text: str
-    at_s: float | None = None
-    truth: str | None = None
-
-    @classmethod
-    def parse(cls, spec: str) -> Question:
-        """Read `text`, `text@12.5` or `text@1:05`."""
-        match = _AT.fullmatch(spec.strip())
-        if match is None:
-            return cls(spec.strip())
-        minutes, _, seconds = match["at"].rpartition(":")
-        return cls(match["text"].strip(), 60.0 * int(minutes or 0) + float(seconds))
 
 
 @dataclass
 class Run:
-    """What happens between the first frame and the last answer."""
+    """What happens between the first frame and the last answer.
 
+    Attributes:
+        notes: what a person should know of the budget and the questions, said at the end.
+    """
+
+    options: RunOptions
     session: StreamSession
     source: FrameSource
     questions: list[Question]
-    max_new_tokens: int
     show: bool
     answers: list[Answer] = field(default_factory=list["Answer"])
     snapshots: int = 0
+    notes: tuple[str, ...] = ()
     problem: str | None = None
 
-    def stream(self, chunk_frames: int) -> None:
+    def stream(self) -> None:
         """Feed everything, asking each question when the stream reaches its second."""
         waiting = sorted(
             (q for q in self.questions if q.at_s is not None), key=lambda q: q.at_s or 0
@@ -76,7 +60,7 @@ class Run:
         task = progress.add_task("frames", total=self.source.estimated_frames, rate="")
         view = Live(progress, console=errors, refresh_per_second=8, transient=True)
         with self.source, view if self.show else _Quiet():
-            for chunk in self.source.chunks(chunk_frames):
+            for chunk in self.source.chunks(self.options.chunk_frames):
                 for part, asked in split_at(chunk, waiting):
                     if part:
                         snapshot = self._feed(part)
@@ -87,8 +71,13 @@ class Run:
                     for question in asked:
                         self._ask(question)
                         waiting.remove(question)
-        if self.show and self.session.snapshot is not None:
-            errors.print(self._panel(self.session.snapshot))
+        newest = self.session.snapshot
+        if self.show and newest is not None:
+            errors.print(self._panel(newest))
+        if newest is not None:
+            every_s = 1 / self.options.fps
+            self.notes += tuple(asked_late(waiting, newest.time_s, every_s))
+        self.notes += self.session.budget_notes
         for question in [*waiting, *(q for q in self.questions if q.at_s is None)]:
             self._ask(question)
 
@@ -105,11 +94,11 @@ class Run:
 
     def _ask(self, question: Question) -> None:
         try:
-            answer = self.session.ask(question.text, max_new_tokens=self.max_new_tokens)
+            answer = self.session.ask(question.text, max_new_tokens=self.options.max_new_tokens)
         except RecordingError as error:
             self.problem = f"{error} The answers are printed but not recorded."
             self.session.close(str(error))
-            answer = self.session.ask(question.text, max_new_tokens=self.max_new_tokens)
+            answer = self.session.ask(question.text, max_new_tokens=self.options.max_new_tokens)
         self.answers.append(answer)
         if self.show:
             out.print(
@@ -121,13 +110,15 @@ class Run:
             )  # fmt: skip
 
     def _panel(self, snapshot: Snapshot) -> Panel:
+        from hermes_lab.policies.base import UNBOUNDED
+
         session = self.session
         frame = session.table.column("frame")
         share = held_share(snapshot.held, frame, snapshot.frames_seen, STRIP_COLUMNS)
         evicted = sum(int((~d.kept).sum() // d.kept.shape[0]) for d in snapshot.decisions)
         held = sum(ids.shape[1] for ids in snapshot.held)
         budgets = snapshot.budget_tokens
-        budget = "no limit" if budgets is None else _span(budgets)
+        budget = _span([b for b in budgets or () if b < UNBOUNDED])
         times = snapshot.timings
         lines = [
             *render(share),
@@ -159,29 +150,15 @@ class _Quiet:
     def __exit__(self, *_: object) -> None: ...
 
 
-def split_at(chunk: Chunk, waiting: list[Question]) -> list[tuple[Chunk, list[Question]]]:
-    """Cut a chunk where questions fall due, so that each sees exactly the frames up to its second."""
-    parts: list[tuple[Chunk, list[Question]]] = []
-    start = 0
-    kind = type(chunk)
-    for question in list(waiting):
-        at = question.at_s
-        if at is None or at >= chunk[-1].time_s:
-            continue
-        end = sum(frame.time_s <= at for frame in chunk)
-        parts.append((kind(chunk[start:end]), [question]))
-        start = max(start, end)
-    due = [q for q in waiting if q.at_s is not None and q.at_s == chunk[-1].time_s]
-    parts.append((kind(chunk[start:]), due))
-    return parts
-
-
 def _busy(snapshot: Snapshot) -> float:
     t = snapshot.timings
     return t.encode_s + t.prefill_s + t.probe_s + t.decide_s
 
 
-def _span(budgets: tuple[int, ...]) -> str:
+def _span(budgets: Sequence[int]) -> str:
+    """Limits in tokens in a few words; layers without one left out."""
+    if not budgets:
+        return "no limit"
     low, high = min(budgets), max(budgets)
     return f"{low}" if low == high else f"{low}-{high}"
 
@@ -207,7 +184,9 @@ def run(
     ] = "hermes",
     budget: Annotated[
         int | None,
-        typer.Option(help="Video tokens per layer. Default: 32 frames' worth, at most 4096."),
+        typer.Option(
+            help="Video tokens per layer. Default: what 32 frames of the stream take, at most 4096."
+        ),
     ] = None,
     positions: Annotated[
         str | None, typer.Option(help="Position rule: keep, lazy, eager or contiguous.")
@@ -223,7 +202,7 @@ def run(
     ask: Annotated[
         list[str] | None,
         typer.Option(
-            help="A question; `...@12.5` asks when the stream reaches that second. Repeatable."
+            help="A question; `...@12.5` (or `@1:05`, `@0:01:05`) asks when the stream reaches that second. Repeatable."
         ),
     ] = None,
     record: Annotated[
@@ -255,89 +234,49 @@ def run(
         hermes-lab run world:seed=7,frames=120 --policy fifo --ask "what was the first object?@30" --record runs/a
     """
     questions = [Question.parse(spec) for spec in ask or []]
-    if not all(question.text for question in questions):
-        raise LabError("A question given with --ask is empty; ask something.")
-    if max_new_tokens < 1:
-        raise LabError(
-            f"An answer needs at least one token, got --max-new-tokens {max_new_tokens}."
-        )
     if source is None:
         from hermes_lab.worlds import bundled
 
         source = str(bundled.clip_path())
         known = bundled.demo_questions()
         questions = questions or [Question(q.text, q.time_s, q.answer) for q in known]
-    made = _prepare(
-        source, model, policy, budget, positions, next_position, chunk_frames, fps, record, record_level,
-        overwrite, max_frames, dtype, device, device_map, seed,
+    options = RunOptions(
+        source=source, model=model, policy=policy, budget=budget, positions=positions,
+        next_position=next_position, chunk_frames=chunk_frames, fps=fps, record=record,
+        record_level=record_level, overwrite=overwrite, max_frames=max_frames,
+        max_new_tokens=max_new_tokens, dtype=dtype, device=device, device_map=device_map, seed=seed,
     )  # fmt: skip
-    work = Run(*made, questions, max_new_tokens, show=not (as_json or quiet))
-    _say_domain(work, source)
+    session, frames = prepare(options, questions)
+    work = Run(options, session, frames, questions, show=not (as_json or quiet))
+    _say_domain(work)
     with work.session:
-        work.stream(chunk_frames)
+        work.stream()
     problem = work.problem or work.source.damage
     if as_json:
-        print_json(_report(work, record, problem))
+        print_json(_report(work, problem))
     else:
         if quiet:
             for answer in work.answers:
                 out.print(f"{answer.question}  {answer.text}", markup=False)
         else:
             _what_next(record)
-        if problem:
-            errors.print(f"[yellow]Note:[/] {problem}", soft_wrap=True)
+        for told in (*work.notes, *([problem] if problem else [])):
+            note(told)
     return PARTIAL_INPUT if problem else 0
 
 
-def _prepare(
-    source: str, model: str, policy: str, budget: int | None, positions: str | None, next_position: str,
-    chunk_frames: int, fps: float, record: Path | None, record_level: str, overwrite: bool, max_frames: int | None,
-    dtype: str, device: str | None, device_map: str | None, seed: int,
-) -> tuple[StreamSession, FrameSource]:  # fmt: skip
-    """Check everything that can be checked before the model is loaded, then load it."""
-    from hermes_lab import policies, video
-
-    if budget is not None and budget <= 0:
-        raise LabError(f"The budget must be a positive number of tokens per layer, got {budget}.")
-    chosen = policies.get(policy) if budget is None else policies.get(policy, budget_tokens=budget)
-    frames = video.open(source, fps=fps, max_frames=max_frames)
-    from hermes_lab.lab import load
-    from hermes_lab.session import StreamSession
-
-    if not errors.is_terminal:
-        from transformers.utils import logging
-
-        logging.disable_progress_bar()  # bars are for people; logs and pipes get sentences
-    with errors.status(f"loading {model}"):
-        lab = load(model, dtype=dtype, device=device, device_map=device_map)
-    if chosen.budgets(lab.layers) is None and chosen.name != "full":
-        layout = lab.adapter.frame_layout(96, 96)
-        default = min(DEFAULT_BUDGET_TOKENS, DEFAULT_BUDGET_FRAMES * layout.visual_tokens)
-        chosen = policies.get(policy, budget_tokens=default)
-    if next_position not in ("counter", "last_kept"):
-        raise LabError(f"There is no next position {next_position!r}; take counter or last_kept.")
-    if record_level not in ("summary", "rows"):
-        raise RecordingError(f"There is no record level {record_level!r}; take summary or rows.")
-    session = StreamSession(
-        lab, chosen, positions=positions, chunk_frames=chunk_frames, record=record,
-        next_position="last_kept" if next_position == "last_kept" else "counter",
-        record_level="rows" if record_level == "rows" else "summary",
-        overwrite=overwrite, seed=seed, fps=fps,
-        source={"name": frames.name, "kind": frames.kind, "sha256": frames.sha256()},
-    )  # fmt: skip
-    return session, frames
-
-
-def _say_domain(work: Run, source: str) -> None:
+def _say_domain(work: Run) -> None:
     from hermes_lab import pocket
 
     lab = work.session.lab
-    cautions = pocket.cautions(lab.name, work.source.kind, source, work.source.estimated_frames)
-    for note in (*lab.notes, *cautions):
-        errors.print(f"[yellow]Note:[/] {note}", soft_wrap=True)
+    cautions = pocket.cautions(
+        lab.name, work.source.kind, work.options.source, work.source.estimated_frames
+    )
+    for caution in (*lab.notes, *cautions):
+        note(caution)
 
 
-def _report(work: Run, record: Path | None, problem: str | None) -> dict[str, Any]:
+def _report(work: Run, problem: str | None) -> dict[str, Any]:
     snapshot = work.session.snapshot
     return {
         "model": work.session.lab.describe(),
@@ -353,17 +292,21 @@ def _report(work: Run, record: Path | None, problem: str | None) -> dict[str, An
              "tpot_s": a.tpot_s, "top": a.top}
             for a in work.answers
         ],
-        "recording": None if record is None else str(record),
+        "recording": None if work.options.record is None else str(work.options.record),
+        "notes": list(work.notes),
         "problem": problem,
     }  # fmt: skip
 
 
 def _what_next(record: Path | None) -> None:
     if record is not None:
-        out.print(f"\nRecording: [bold]{record}[/]")
+        out.print(Text.assemble("\nRecording: ", (str(record), "bold")))
         out.print(
-            f"Next: [bold]hermes-lab show {record}[/], or look at it in [bold]hermes-lab dashboard[/]."
-        )
+            Text.assemble(
+                "Next: ", (f"hermes-lab show {shlex.quote(str(record))}", "bold"),
+                ", or look at it in ", ("hermes-lab dashboard", "bold"), ".",
+            )
+        )  # fmt: skip
     else:
         out.print(
             "\nNext: add [bold]--record runs/first[/] to keep every decision, or try another "

@@ -13,13 +13,13 @@ import pytest
 import torch
 from PIL import Image
 
-from hermes_lab import policies, video
+from hermes_lab import StreamSession, load, policies, video
 from hermes_lab.cli import main
-from hermes_lab.cli.run import PARTIAL_INPUT, Question, split_at
+from hermes_lab.cli.run import PARTIAL_INPUT
 from hermes_lab.cli.strip import SHADES, held_share, render
 from hermes_lab.policies.base import LayerView, Policy
 from hermes_lab.recording import Recording
-from hermes_lab.video import Chunk, Frame
+from hermes_lab.video import Chunk
 
 WORLD = "world:seed=7,frames=24"
 
@@ -107,6 +107,40 @@ def test_live_view_shows_the_strip_and_says_what_to_do_next(
     assert "--record" in said.out
 
 
+def test_without_a_budget_32_frames_are_kept_in_python_too(
+    model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same policy is the same experiment on the command line and in Python, and both say what was chosen."""
+    code, said = report(capsys, "world:seed=7,frames=48", "--model", model, "--policy", "fifo")
+    session = StreamSession(load(model), "fifo")
+    with video.open("world:seed=7,frames=48", fps=1) as source:
+        for chunk in source.chunks(16):
+            session.feed(chunk)
+    assert code == 0
+    assert said["policy"] == session.policy.config()
+    assert said["held_tokens"] == [ids.shape[1] for ids in session.snapshot.held]
+    (note,) = said["notes"]
+    assert note == session.budget_notes[0]
+    assert note.startswith("fifo has no budget: 32 frames of")
+
+
+def test_a_budget_that_never_bound_is_said_at_the_end(
+    model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run", WORLD, "--model", model, "--budget", "4096", "--quiet"]) == 0
+    said = capsys.readouterr().err
+    assert "Note: The budget of 4096 tokens per layer was never exceeded" in said
+    assert main(["run", WORLD, "--model", model, "--budget", "40", "--quiet"]) == 0
+    assert "never exceeded" not in capsys.readouterr().err
+
+
+def test_a_second_after_the_end_is_said(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code, said = report(capsys, WORLD, "--model", model, "--budget", "40", "--ask", "what?@300", "--ask", "and?@23.5")  # fmt: skip
+    assert code == 0
+    assert [a["time_s"] for a in said["answers"]] == [23.0, 23.0]
+    assert said["notes"] == ["The stream ended at 23 s, so 'what?' was asked there and not at 300 s."]  # fmt: skip
+
+
 def test_same_seed_same_decisions(model: str, tmp_path: Path) -> None:
     held: list[np.ndarray[Any, Any]] = []
     for name in ("a", "b"):
@@ -118,28 +152,6 @@ def test_same_seed_same_decisions(model: str, tmp_path: Path) -> None:
 
 
 # --- small parts ---------------------------------------------------------------------------------
-@pytest.mark.parametrize(
-    ("spec", "text", "at_s"),
-    [
-        ("what is it?", "what is it?", None),
-        ("what is it?@12.5", "what is it?", 12.5),
-        ("what is it? @1:05", "what is it?", 65.0),
-        ("mail me@home", "mail me@home", None),
-    ],
-)
-def test_questions_may_carry_their_second(spec: str, text: str, at_s: float | None) -> None:
-    assert Question.parse(spec) == Question(text, at_s)
-
-
-def test_a_question_sees_exactly_the_frames_up_to_its_second() -> None:
-    picture = np.zeros((2, 2, 3), np.uint8)
-    chunk = Chunk(Frame(picture, i, float(i)) for i in range(4, 8))
-    early, middle, last, later = (Question(str(t), t) for t in (1.0, 5.5, 7.0, 9.0))
-    parts = split_at(chunk, [early, middle, last, later])
-    assert [[f.index for f in part] for part, _ in parts] == [[], [4, 5], [6, 7]]
-    assert [asked for _, asked in parts] == [[early], [middle], [last]]
-
-
 def test_strip_shades_by_what_is_held() -> None:
     frame = np.repeat(np.arange(4), 10)
     held = [np.arange(40)[None], np.array([[0, 30, 31, 32, 33, 34]])]
@@ -179,6 +191,10 @@ def test_listings(capsys: pytest.CaptureFixture[str]) -> None:
         ([WORLD, "--record-level", "everything"], "summary"),
         ([WORLD, "--policy", "oracle"], "upper bound"),
         ([WORLD, "--ask", "  "], "empty"),
+        ([WORLD, "--ask", "what?@5,0"], "@0:01:05"),
+        ([WORLD, "--ask", "what?\udcff"], "no character"),
+        ([WORLD, "--device", "gpu"], "no such device"),
+        ([WORLD, "--policy", "nope"], "known names are"),
         ([WORLD, "--ask", "what?", "--max-new-tokens", "0"], "at least one token"),
         ([WORLD, "--next-position", "somewhere"], "last_kept"),
         (["world:seed=x"], "seed"),
