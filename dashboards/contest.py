@@ -93,10 +93,11 @@ class Contest:
 
 def companions(lab: Lab, budget_tokens: int, shape: tuple[int, int]) -> dict[str, Policy]:
     """The policies that every comparison is shown beside, at the same budget."""
-    per_frame = max(1, lab.adapter.frame_layout(*shape).visual_tokens)
+    layout = lab.adapter.frame_layout(*shape)
+    frames = budget_tokens * layout.frames_per_group // max(1, layout.visual_tokens)
     return {
         "full": policies.get("full"),
-        "recent_frames": policies.get("recent_frames", frames=max(1, budget_tokens // per_frame)),
+        "recent_frames": policies.get("recent_frames", frames=max(1, frames)),
         "uniform": policies.get("uniform", budget_tokens=budget_tokens),
         "random": policies.get("random", budget_tokens=budget_tokens),
     }
@@ -118,11 +119,13 @@ def hold(
     """Run the contest.
 
     Args:
+        contestants: by name; those that need a budget and have none are given `budget_tokens`.
         worlds: procedural streams with known answers; empty: `source` is streamed and `questions` are asked at its end.
 
     Raises:
         LabError: as for sources, sessions and policies.
     """
+    rivals = {n: p.bounded(budget_tokens, lab.layers) for n, p in contestants.items()}
     runs: dict[str, list[PolicyRun]] = {}
     streams = max(1, len(worlds))
     frames = 0
@@ -147,7 +150,7 @@ def hold(
                     number / streams + share * min(1, frames / total),
                     f"stream {number + 1}: encoding frame {frames}",
                 )
-        field_ = {**dict(contestants), **companions(lab, budget_tokens, shape)}
+        field_ = {**rivals, **companions(lab, budget_tokens, shape)}
         for place, (name, policy) in enumerate(field_.items()):
             done = number / streams + share + (1 / streams - share) * place / len(field_)
             progress(done, f"stream {number + 1}: {name}")

@@ -103,7 +103,9 @@ def policy_picker(
         for field in info.fields:
             if field.name == "budget_tokens":
                 values["budget_tokens"] = (
-                    budget if budget is not None else _budget(key, base.get("budget_tokens"))
+                    budget
+                    if budget is not None
+                    else _budget(key, base.get("budget_tokens"), field.doc)
                 )
         with st.expander(f"Fields of {chosen} ({len(fields)})"):
             st.caption(f"{info.doc} Source: {info.source or 'none'}.")
@@ -120,14 +122,16 @@ def policy_picker(
     return None, chosen
 
 
-def _budget(key: str, current: int | None) -> int | None:
+def _budget(key: str, current: int | None, doc: str) -> int | None:
+    """Tokens per layer; empty where the session is to settle it (see `hermes_lab.default_budget`)."""
     lasting(f"{key}-budget", current)
     value = st.number_input(
         "Budget: video tokens per layer",
         min_value=1,
         step=16,
         key=f"{key}-budget",
-        placeholder="no limit",
+        placeholder="by default",
+        help=doc,
     )
     return None if value is None else int(value)
 

@@ -61,6 +61,21 @@ def test_a_stream_is_run_asked_and_recorded_and_the_recording_equals_the_view(
     assert [a.text for a in recording.answers] == [a.text for a in view.answers]
 
 
+def test_a_policy_without_a_budget_keeps_32_frames_here_too(open_page, runs: Path) -> None:
+    app = sound(open_page("live", policy="fifo", **(LINK | {"source": "world:seed=3,frames=48"})))
+    assert app.number_input(key="w_policy-budget").placeholder == "by default"
+    app.selectbox(key="live-speed").set_value("as fast as it goes").run()
+    press(app, "Start")
+    until(app, says("The stream has ended"))
+    press(app, "Stop")
+    name = next(p.name for p in runs.iterdir() if p.name.startswith("live-"))
+    recording = Recording.open(runs / name)
+    grid = recording.manifest.model.tokens_per_frame
+    assert recording.manifest.policy["budget_tokens"] == 32 * grid
+    assert recording.steps[0].notes[0].startswith("fifo has no budget: 32 frames of")
+    assert [ids.shape[1] for ids in recording.steps[-1].held] == [32 * grid] * 3
+
+
 def test_the_policy_changes_in_mid_stream(open_page) -> None:
     app = sound(
         open_page(
