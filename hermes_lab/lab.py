@@ -21,7 +21,7 @@ class Lab:
         adapter: what the engine knows of the model.
         notes: sentences a person should read, such as that these versions were not tested; they go into the first
             snapshot of every session.
-        engine: the decoder prepared for streaming; built on first use of the lab.
+        engine: the decoder prepared for streaming; built with the lab.
     """
 
     adapter: Adapter

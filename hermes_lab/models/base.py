@@ -82,7 +82,7 @@ class FrameLayout:
 
 @dataclass
 class Adapter(ABC):
-    """One loaded model of one family. Subclasses live one per file and register in `models/__init__.py`."""
+    """One loaded model of one family. Subclasses live one per file and are listed in `models/loading.py`."""
 
     model: nn.Module  # the ...ForConditionalGeneration, in eval mode, unmodified class
     tokenizer: Any
