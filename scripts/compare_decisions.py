@@ -80,6 +80,7 @@ def follow(lab: Lab, text: str) -> list[str]:
 
 def write(path: Path) -> None:
     """Follow every policy and write the digests."""
+    torch.set_num_threads(1)  # sums depend on how many threads share them
     lab = hermes_lab.load("pocket")
     result: dict[str, list[str]] = {}
     for text in texts():
