@@ -35,7 +35,7 @@ class Run:
     """What happens between the first frame and the last answer.
 
     Attributes:
-        notes: what a person should know of the budget and the questions, said at the end.
+        notes: what a person should know of the budget, the source and the questions, said at the end.
     """
 
     options: RunOptions
@@ -77,7 +77,7 @@ class Run:
         if newest is not None:
             every_s = 1 / self.options.fps
             self.notes += tuple(asked_late(waiting, newest.time_s, every_s))
-        self.notes += self.session.budget_notes
+        self.notes += (*self.session.budget_notes, *self.source.notes)
         for question in [*waiting, *(q for q in self.questions if q.at_s is None)]:
             self._ask(question)
 

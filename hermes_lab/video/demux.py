@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import NamedTuple
 import av
 from av.container import InputContainer
 from av.error import ExitError, FFmpegError
+from av.packet import Packet
 from av.stream import Discard, Disposition
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
@@ -140,15 +141,17 @@ class Damage:
 
 
 def frames_and_damage(
-    container: InputContainer, stream: VideoStream
+    container: InputContainer,
+    stream: VideoStream,
+    packets: Iterator[Packet[VideoStream]] | None = None,
 ) -> Generator[VideoFrame | Damage]:
     """Yield decoded frames in presentation order, and a `Damage` where one is missing or broken.
 
-    After a `Damage` the caller may stop or go on; the generator ends at the end of the input.
+    `packets` are those of the stream (None: demultiplexed here). After a `Damage` the caller may stop or go on; the generator ends at the end of the input.
     """
     # MPEG-TS marks whole packets at every seam of a recording: there the decoder has the say.
     marks_mean_damage = "mpegts" not in container.format.name
-    packets = container.demux(stream)
+    packets = container.demux(stream) if packets is None else packets
     while True:
         try:
             packet = next(packets, None)

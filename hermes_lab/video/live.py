@@ -5,24 +5,26 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 
 from av.container import InputContainer
+from av.packet import Packet
+from av.video.stream import VideoStream
 
 from hermes_lab.errors import VideoError
 from hermes_lab.video.demux import FAULTS, Damage, decoding, frames_and_damage, reason, video_stream
+from hermes_lab.video.live_clock import LiveClock, is_clockless
 from hermes_lab.video.picture import Picture, upright
-from hermes_lab.video.sampling import LiveGrid, PresentationClock
+from hermes_lab.video.sampling import LiveGrid
 from hermes_lab.video.source import FrameSource, ReadOptions
 from hermes_lab.video.stamps import Stamps
-
-_USUAL_INTERVAL_S = 1 / 30
 
 
 class LiveSource(FrameSource):
     """Frames of a camera or an endless stream, as they come; it can be iterated once.
 
-    A thread reads and decodes all the time and samples at `fps` by the stream's own clock. At most
+    A thread reads and decodes all the time and samples at `fps` by the stream's own clock, or by the
+    wall clock where that one cannot be believed (`notes` says so; see `live_clock`). At most
     `buffer_frames` sampled frames wait for the reader of this object; when one more comes, the
     oldest is dropped (`dropped_frames` counts them), so that the delay never exceeds
     `buffer_frames / fps` seconds. Frames that arrive damaged are passed over. When the input ends,
@@ -51,6 +53,7 @@ class LiveSource(FrameSource):
         self._stop = threading.Event()
         self._ended = False
         self._heard_s = 0.0
+        self._waited_s = 0.0
         self._why: str | None = None
         self._failure: BaseException | None = None
         self._thread: threading.Thread | None = None
@@ -62,6 +65,15 @@ class LiveSource(FrameSource):
         except VideoError:
             self._container.close()
             raise
+        self._clock = LiveClock(
+            believed=not is_clockless(self._container.format.name), opened_s=time.monotonic()
+        )
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Why its frames were timed by their arrival, if they were."""
+        note = self._clock.note(self.name)
+        return () if note is None else (note,)
 
     def close(self) -> None:
         """Stop reading and free the device; a read that is under way ends in the background."""
@@ -117,13 +129,12 @@ class LiveSource(FrameSource):
 
     def _read_until_end(self) -> str | None:
         options = self.options
-        clock = PresentationClock(origin_s=None, interval_s=_USUAL_INTERVAL_S, duration_s=None)
         stamps = Stamps()
         grid = LiveGrid(options.fps, options.start_s)
         aspect = self._stream.sample_aspect_ratio if options.square_pixels else None
         why: str | None = "the input ended"
-        began = time.monotonic()
-        for entry in frames_and_damage(self._container, self._stream):
+        packets = self._waited(self._container.demux(self._stream))
+        for entry in frames_and_damage(self._container, self._stream, packets):
             if self._stop.is_set():
                 return None
             if isinstance(entry, Damage):
@@ -131,12 +142,21 @@ class LiveSource(FrameSource):
                 continue
             why = "the input ended"
             self._heard_s = time.monotonic()
-            raw_s = stamps.raw_s(entry)
-            time_s = clock.stamp(self._heard_s - began if raw_s is None else raw_s)
+            time_s = self._clock.stamp(stamps.raw_s(entry), self._heard_s, self._waited_s)
             if grid.takes(time_s):
                 image = upright(entry, max_side_px=options.max_side_px, pixel_aspect=aspect)
                 self._queue(time_s, image)
         return why
+
+    def _waited(self, packets: Iterator[Packet[VideoStream]]) -> Generator[Packet[VideoStream]]:
+        """Hand packets on, and add up how long each was waited for."""
+        while True:
+            began_s = time.monotonic()
+            packet = next(packets, None)
+            self._waited_s += time.monotonic() - began_s
+            if packet is None:
+                return
+            yield packet
 
     def _end(self) -> None:
         self._stop.set()

@@ -18,6 +18,7 @@ from hermes_lab.video.container import ContainerSource
 from hermes_lab.video.demux import open_file, open_url, without_password
 from hermes_lab.video.folder import FolderSource
 from hermes_lab.video.live import LiveSource
+from hermes_lab.video.live_clock import is_clockless
 from hermes_lab.video.source import FrameSource, Limits, ReadOptions
 from hermes_lab.video.world import WorldSource
 
@@ -115,11 +116,13 @@ def _open_named(source: str, options: ReadOptions, timeout_s: float) -> FrameSou
 
 
 def _open_url(url: str, options: ReadOptions, timeout_s: float) -> FrameSource:
-    """A URL whose container declares a duration is recorded video; any other one is live."""
+    """A URL whose container declares a duration is recorded video, and so is one of known size in a
+    format without times; any other one is live."""
     name = without_password(url)
     opener = partial(open_url, url, timeout_s)
     container = opener()
-    if container.duration is not None:
+    stored = is_clockless(container.format.name) and container.size > 0
+    if container.duration is not None or stored:
         container.close()
         return ContainerSource(opener, options, name=name, kind="url")
     reopened = iter((container,))

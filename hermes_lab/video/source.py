@@ -114,7 +114,8 @@ class FrameSource(ABC):
 
     `name` is what to show a person, `kind` one of file, folder, camera, url, world and arrays.
     `duration_s` and `estimated_frames` are None where the source does not say. `damage` is None, or
-    after (or during) an iteration one sentence on where and why the input broke off. All frames of a
+    after (or during) an iteration one sentence on where and why the input broke off. `notes` are
+    sentences on what was read otherwise than it was stored, such as times that cannot be. All frames of a
     source have the size of its first frame: a later picture of another size is scaled to fit inside
     it and padded with black. Only live sources refuse to be iterated twice.
     """
@@ -130,6 +131,11 @@ class FrameSource(ABC):
         self.options = options
         self._closed = False
         self._running: Generator[Frame] | None = None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What to know about how the source is read, one sentence each; more may come while it is."""
+        return ()
 
     @property
     def fps(self) -> float | None:

@@ -336,6 +336,17 @@ def test_camera_that_goes_away(
     assert "went away" in said["problem"]
 
 
+def test_notes_of_a_source_are_said_and_are_no_failure(
+    model: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    note = "camera [0] carries no times of its own: its frames are timed by their arrival."
+    monkeypatch.setattr(video.FrameSource, "notes", (note,))
+    code, said = report(capsys, WORLD, "--model", model)
+    assert (code, said["notes"], said["problem"]) == (0, [note], None)
+    assert main(["run", WORLD, "--model", model, "--quiet"]) == 0
+    assert note in capsys.readouterr().err
+
+
 def test_missing_recording(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["show", str(tmp_path / "nothing")]) == 2
     assert "nothing" in capsys.readouterr().err

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import io
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
@@ -16,6 +18,7 @@ from types import SimpleNamespace
 import av
 import av.error
 import pytest
+from PIL import Image
 
 from hermes_lab import video
 from hermes_lab.errors import VideoError
@@ -163,6 +166,21 @@ def test_frames_without_timestamps_take_their_arrival() -> None:
     assert all(later - earlier >= 0.02 for earlier, later in pairwise(times))
 
 
+def test_stamps_that_stand_still_give_way_to_arrival_and_a_note_says_so() -> None:
+    pause = threading.Event()
+    script: list[Packet | Step] = []
+    for n in range(4):
+        script += [Packet(n, 7, 30), lambda: pause.wait(0.03) and None]
+    source = live(Camera(script), fps=None)
+    assert source.notes == ()
+    times = [frame.time_s for frame in source]
+    assert all(later - earlier >= 0.02 for earlier, later in pairwise(times))
+    (note,) = source.notes
+    assert note.startswith("The times of camera 0 are missing or cannot be true at 3 of its frames")
+    good = live(Camera(packets(5)), fps=None)
+    assert len(list(good)) == 5 and good.notes == ()
+
+
 def test_a_slow_reader_gets_the_newest_frames() -> None:
     camera = Camera(packets(50))
     source = live(camera, fps=None, buffer_frames=4)
@@ -281,6 +299,61 @@ def test_a_stream_without_an_end_is_live(tmp_path: Path) -> None:
         assert (source.kind, source.is_live) == ("url", True)
         assert [number_of(f.image) for f in source] == list(range(0, 40, 5))
         assert source.damage is not None and "stopped after 3.50 s" in source.damage
+
+
+def jpeg(number: int) -> bytes:
+    picture = io.BytesIO()
+    Image.fromarray(numbered(number)).save(picture, "JPEG")
+    return picture.getvalue()
+
+
+@contextmanager
+def webcam(pictures: int, per_s: float) -> Iterator[str]:
+    """A camera that sends JPEGs over HTTP as browsers show them, bar codes 0, 1, 2, ..."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=b")
+            self.end_headers()
+            for number in range(pictures):
+                body = jpeg(number)
+                head = f"--b\r\nContent-Type: image/jpeg\r\nContent-Length: {len(body)}\r\n\r\n"
+                self.wfile.write(head.encode() + body + b"\r\n")
+                time.sleep(1 / per_s)
+
+        def log_message(self, format: str, *args: object) -> None:
+            return
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/video.mjpg"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def test_a_camera_without_a_clock_is_timed_by_arrival() -> None:
+    with webcam(20, per_s=5) as url:
+        source = video.open(url, fps=None)
+        frames = list(source)
+    assert [number_of(frame.image) for frame in frames] == list(range(20))
+    # It sends for 3.8 s; FFmpeg would count 25 pictures a second, that is 0.76 s.
+    assert frames[-1].time_s > 1.6
+    (note,) = source.notes
+    assert note.endswith("carries no times of its own: its frames are timed by their arrival.")
+
+
+def test_a_file_in_a_format_without_times_plays_at_its_usual_rate(tmp_path: Path) -> None:
+    clip = constant_rate(tmp_path / "a.h264", 50, 25)
+    with served({"/a.h264": clip.read_bytes()}) as root:
+        source = video.open(f"{root}/a.h264", fps=None)
+        times = [frame.time_s for frame in source]
+    assert times == pytest.approx([n / 25 for n in range(50)])
+    assert not source.is_live and source.notes == ()
 
 
 def test_a_cut_connection_leaves_its_frames(tmp_path: Path) -> None:
