@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from hermes_lab.errors import VideoError
+from hermes_lab.video.levels import Levels, spread
 from hermes_lab.video.picture import Picture, shrunk
 from hermes_lab.video.source import Frame, FrameSource, ReadOptions
 
@@ -67,16 +68,28 @@ class ArraySource(SpacedSource):
                 "give uint8 [frames, height, width, 3]."
             )
         self._given: Iterable[PictureLike] = frames
+        self._levels = Levels()
         count = len(frames) if isinstance(frames, (np.ndarray, Sequence)) else None
         super().__init__(options, name=name, kind="arrays", available_frames=count)
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """How pictures with more than 8 bits were scaled, if there were any."""
+        note = self._levels.note(self.name)
+        return () if note is None else (note,)
+
     def _numbered_from(self, first: int) -> Iterator[Picture]:
+        self._levels = Levels()
+        if isinstance(self._given, Sequence):
+            shown = [given for given in self._given[first:] if isinstance(given, Image.Image)]
+            self._levels.learn(spread(shown))
         for number, given in islice(enumerate(self._given), first, None):
-            yield as_rgb(given, f"frame {number} of {self.name}")
+            yield as_rgb(given, f"frame {number} of {self.name}", self._levels)
 
 
-def as_rgb(given: PictureLike, name: str) -> Picture:
-    """Bring an array, a PIL image or a `Frame` to uint8 [height, width, 3] RGB.
+def as_rgb(given: PictureLike, name: str, levels: Levels) -> Picture:
+    """Bring an array, a PIL image or a `Frame` to uint8 [height, width, 3] RGB; `levels` is the scale
+    of images with more than 8 bits.
 
     Raises:
         VideoError: it is something else, or an array of another type or shape.
@@ -84,7 +97,7 @@ def as_rgb(given: PictureLike, name: str) -> Picture:
     if isinstance(given, Frame):
         return given.image
     if isinstance(given, Image.Image):
-        return np.asarray(given.convert("RGB"))
+        return levels.rgb(given)
     array = np.asarray(given)
     if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or not array.size:
         raise VideoError(

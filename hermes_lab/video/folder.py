@@ -4,18 +4,29 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
-import numpy as np
 from PIL import Image, ImageOps
 
 from hermes_lab.errors import VideoError
 from hermes_lab.video.arrays import SpacedSource
+from hermes_lab.video.levels import Levels, is_deep, spread
 from hermes_lab.video.picture import Picture
 from hermes_lab.video.source import ReadOptions
 
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
+_SUFFIXES = (
+    ".png .apng .jpg .jpeg .jpe .jfif .jp2 .webp .avif .heic .heif .bmp .tif .tiff .gif .ppm .pgm .pnm "
+    ".tga"
+)
+
+
+def image_suffixes() -> frozenset[str]:
+    """The endings that count as images: those of pictures that Pillow reads here (AVIF depends on how
+    it was built, HEIC on a plugin)."""
+    known = Image.registered_extensions()
+    return frozenset(s for s in _SUFFIXES.split() if known.get(s) in Image.OPEN)
 
 
 class FolderSource(SpacedSource):
@@ -31,18 +42,20 @@ class FolderSource(SpacedSource):
             entries = list(path.iterdir())
         except OSError as error:
             raise VideoError(f"The folder {path} cannot be read: {error.strerror}.") from error
+        suffixes = image_suffixes()
         images = [
             entry
             for entry in entries
-            if entry.suffix.lower() in IMAGE_SUFFIXES
+            if entry.suffix.lower() in suffixes
             and not entry.name.startswith(".")
             and entry.is_file()
         ]
         if not images:
             raise VideoError(
-                f"The folder {path} holds no images: put {', '.join(sorted(IMAGE_SUFFIXES))} files "
+                f"The folder {path} holds no images: put .bmp, .gif, .jpg, .png, .tiff or .webp files "
                 "in it, or name a video file."
             )
+        self._levels = Levels()
         self._images = sorted(images, key=lambda image: natural_key(image.name))
         options.limits.check_bytes(path.name, sum(image.stat().st_size for image in images))
         super().__init__(
@@ -58,18 +71,42 @@ class FolderSource(SpacedSource):
             whole.update(f"{image.name}\n{digest}\n".encode())
         return whole.hexdigest()
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """How pictures with more than 8 bits were scaled, if there were any."""
+        note = self._levels.note(self.name)
+        return () if note is None else (note,)
+
     def _numbered_from(self, first: int) -> Iterator[Picture]:
+        self._levels, learnt = Levels(), False
         for path in self._images[first:]:
             try:
-                with Image.open(path) as image:
-                    self.options.limits.check_pixels(path.name, image.width, image.height)
-                    upright = ImageOps.exif_transpose(image).convert("RGB")
+                image = self._decoded(path)
+                if is_deep(image) and not learnt:
+                    learnt = True
+                    self._levels.learn(self._readable(spread(self._images[first:])))
+                picture = self._levels.rgb(image)
             except VideoError:
                 raise
             except Exception as error:  # Pillow's formats raise all kinds on a broken file.
                 self.damage = f"{path} cannot be read as an image ({type(error).__name__})."
                 return
-            yield np.asarray(upright)
+            yield picture
+
+    def _decoded(self, path: Path) -> Image.Image:
+        """An image upright, with its pixels read.
+
+        Raises:
+            VideoError: it has more pixels than the limit.
+        """
+        with Image.open(path) as image:
+            self.options.limits.check_pixels(path.name, image.width, image.height)
+            return ImageOps.exif_transpose(image)
+
+    def _readable(self, paths: Sequence[Path]) -> Iterator[Image.Image]:
+        for path in paths:
+            with suppress(Exception):
+                yield self._decoded(path)
 
 
 def natural_key(name: str) -> tuple[list[tuple[int, int, str]], str]:

@@ -25,8 +25,14 @@ def upright(
     `pixel_aspect` is the width of a stored pixel over its height: the short side is stretched until
     pixels are square (pass None to keep the stored grid). A longer side above `max_side_px` is
     scaled down by area averaging; nothing is ever enlarged by it. The display matrix is applied to
-    the nearest quarter turn, mirroring included. Interlaced frames are left interlaced.
+    the nearest quarter turn, mirroring included. Transparent parts are laid on white. Interlaced frames
+    are left interlaced.
     """
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    if frame.format.name == "pal8" or any(part.is_alpha for part in frame.format.components):
+        rgba = cast("Picture", frame.reformat(format="rgba", threads=1).to_ndarray())
+        opaque = on_white(rgba)
+        frame = VideoFrame.from_ndarray(opaque, format="rgb24")
     width, height = _displayed_size(frame.width, frame.height, pixel_aspect)
     width, height = fitted(width, height, max_side_px)
     resized = (width, height) != (frame.width, frame.height)
@@ -38,10 +44,18 @@ def upright(
         threads=1,
     )
     image = cast("Picture", rgb.to_ndarray())
-    matrix = frame.side_data.get("DISPLAYMATRIX")
     if matrix is not None:
         image = oriented(image, np.frombuffer(bytes(matrix), dtype=np.int32).tolist())
     return np.ascontiguousarray(image)
+
+
+def on_white(image: Picture) -> Picture:
+    """Lay an RGBA picture [height, width, 4] on white, as a page does; its alpha is not premultiplied."""
+    alpha = image[..., 3:].astype(np.uint16)
+    if alpha.min(initial=255) == 255:
+        return np.ascontiguousarray(image[..., :3])
+    mixed = image[..., :3] * alpha + 255 * (255 - alpha)
+    return ((mixed + 127) // 255).astype(np.uint8)
 
 
 def oriented(image: Picture, matrix: Sequence[int]) -> Picture:

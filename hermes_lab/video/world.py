@@ -8,6 +8,7 @@ from typing import Protocol, cast
 
 from hermes_lab.errors import VideoError
 from hermes_lab.video.arrays import SpacedSource, as_rgb
+from hermes_lab.video.levels import Levels
 from hermes_lab.video.picture import Picture
 from hermes_lab.video.source import ReadOptions
 
@@ -32,7 +33,7 @@ class WorldSource(SpacedSource):
 
     def _numbered_from(self, first: int) -> Iterator[Picture]:
         for t in range(first, self._count):
-            yield as_rgb(self._world.frame(t), f"frame {t} of {self.name}")
+            yield as_rgb(self._world.frame(t), f"frame {t} of {self.name}", Levels())
 
 
 _KINDS: dict[str, type[int] | type[float] | type[str]] = {

@@ -19,6 +19,7 @@ from av.video.reformatter import Colorspace
 from hermes_lab.errors import VideoError
 from hermes_lab.video.arrays import PictureLike, as_rgb
 from hermes_lab.video.demux import reason
+from hermes_lab.video.levels import Levels
 from hermes_lab.video.picture import Picture
 
 _MUXERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}
@@ -69,8 +70,9 @@ def _encode(
     stream.pix_fmt = "yuv420p"
     stream.codec_context.colorspace = Colorspace.ITU601
     shape: tuple[int, ...] | None = None
+    levels = Levels()
     for number, given in enumerate(frames):
-        image = as_rgb(given, f"frame {number} to write")
+        image = as_rgb(given, f"frame {number} to write", levels)
         if shape is None:
             shape = image.shape
             even = _even(image)
