@@ -22,6 +22,7 @@ from hermes_lab.video.demux import (
     reason,
     video_stream,
 )
+from hermes_lab.video.hdr import hdr_kind, hdr_note
 from hermes_lab.video.picture import Picture, upright
 from hermes_lab.video.sampling import PresentationClock, Timed, from_start, shown_at_rate
 from hermes_lab.video.source import FrameSource, ReadOptions
@@ -72,8 +73,14 @@ class ContainerSource(FrameSource):
         self._interval_s = math.inf
         self._promised_s: float | None = None
         self._pixel_aspect: Fraction | None = None
+        self._hdr: str | None = None
         with closing(open_container()) as container, decoding(name):
             self._probe(container)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Whether its pictures are mapped from a high dynamic range."""
+        return () if self._hdr is None else (hdr_note(self.name, self._hdr),)
 
     def sha256(self) -> str | None:
         """SHA-256 of the file as hex digits; None for a URL."""
@@ -90,6 +97,7 @@ class ContainerSource(FrameSource):
         rate = stream.guessed_rate or stream.average_rate
         self._interval_s = float(1 / rate) if rate else math.inf
         self._pixel_aspect = stream.sample_aspect_ratio
+        self._hdr = hdr_kind(stream.codec_context.color_trc)
         self._promised_s = seconds(stream.duration, stream.time_base)
         whole_s = None if container.duration is None else container.duration / 1e6
         if self._promised_s is None and len(container.streams) == 1:

@@ -13,6 +13,7 @@ from av.video.stream import VideoStream
 
 from hermes_lab.errors import VideoError
 from hermes_lab.video.demux import FAULTS, Damage, decoding, frames_and_damage, reason, video_stream
+from hermes_lab.video.hdr import hdr_kind, hdr_note
 from hermes_lab.video.live_clock import LiveClock, is_clockless
 from hermes_lab.video.picture import Picture, upright
 from hermes_lab.video.sampling import LiveGrid
@@ -54,6 +55,7 @@ class LiveSource(FrameSource):
         self._ended = False
         self._heard_s = 0.0
         self._waited_s = 0.0
+        self._hdr: str | None = None
         self._why: str | None = None
         self._failure: BaseException | None = None
         self._thread: threading.Thread | None = None
@@ -71,9 +73,11 @@ class LiveSource(FrameSource):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Why its frames were timed by their arrival, if they were."""
-        note = self._clock.note(self.name)
-        return () if note is None else (note,)
+        """Whether its pictures are mapped from a high dynamic range, and why its frames were timed by
+        their arrival, if they were."""
+        clock = self._clock.note(self.name)
+        hdr = None if self._hdr is None else hdr_note(self.name, self._hdr)
+        return tuple(note for note in (hdr, clock) if note is not None)
 
     def close(self) -> None:
         """Stop reading and free the device; a read that is under way ends in the background."""
@@ -141,6 +145,7 @@ class LiveSource(FrameSource):
                 why = entry.why
                 continue
             why = "the input ended"
+            self._hdr = hdr_kind(entry.color_trc)
             self._heard_s = time.monotonic()
             time_s = self._clock.stamp(stamps.raw_s(entry), self._heard_s, self._waited_s)
             if grid.takes(time_s):

@@ -11,6 +11,8 @@ from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 from PIL import Image
 
+from hermes_lab.video.hdr import hdr_kind, tone_mapped
+
 Picture = NDArray[np.uint8]
 
 _WIDEST_PIXEL = 4
@@ -25,8 +27,8 @@ def upright(
     `pixel_aspect` is the width of a stored pixel over its height: the short side is stretched until
     pixels are square (pass None to keep the stored grid). A longer side above `max_side_px` is
     scaled down by area averaging; nothing is ever enlarged by it. The display matrix is applied to
-    the nearest quarter turn, mirroring included. Transparent parts are laid on white. Interlaced frames
-    are left interlaced.
+    the nearest quarter turn, mirroring included. Transparent parts are laid on white, and a high dynamic
+    range is mapped to that of ordinary video. Interlaced frames are left interlaced.
     """
     matrix = frame.side_data.get("DISPLAYMATRIX")
     if frame.format.name == "pal8" or any(part.is_alpha for part in frame.format.components):
@@ -36,14 +38,15 @@ def upright(
     width, height = _displayed_size(frame.width, frame.height, pixel_aspect)
     width, height = fitted(width, height, max_side_px)
     resized = (width, height) != (frame.width, frame.height)
+    kind = hdr_kind(frame.color_trc)
     rgb = frame.reformat(
         width=width,
         height=height,
-        format="rgb24",
+        format="rgb24" if kind is None else "rgb48le",
         interpolation="AREA" if resized else None,
         threads=1,
     )
-    image = cast("Picture", rgb.to_ndarray())
+    image = cast("Picture", rgb.to_ndarray()) if kind is None else tone_mapped(rgb, kind)
     if matrix is not None:
         image = oriented(image, np.frombuffer(bytes(matrix), dtype=np.int32).tolist())
     return np.ascontiguousarray(image)
