@@ -23,6 +23,7 @@ from hermes_lab.video.demux import (
     video_stream,
 )
 from hermes_lab.video.hdr import hdr_kind, hdr_note
+from hermes_lab.video.live_clock import is_clockless
 from hermes_lab.video.picture import Picture, upright
 from hermes_lab.video.sampling import PresentationClock, Timed, from_start, shown_at_rate
 from hermes_lab.video.source import FrameSource, ReadOptions
@@ -74,13 +75,26 @@ class ContainerSource(FrameSource):
         self._promised_s: float | None = None
         self._pixel_aspect: Fraction | None = None
         self._hdr: str | None = None
+        self._clockless = False
         with closing(open_container()) as container, decoding(name):
             self._probe(container)
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Whether its pictures are mapped from a high dynamic range."""
-        return () if self._hdr is None else (hdr_note(self.name, self._hdr),)
+        """Whether its rate had to be assumed, and its pictures mapped from a high dynamic range."""
+        said: list[str] = []
+        if self._clockless:
+            said.append(
+                f"{self.name} carries no times of its own: {1 / self._usual_s:.5g} frames a second are "
+                "assumed."
+            )
+        if self._hdr is not None:
+            said.append(hdr_note(self.name, self._hdr))
+        return tuple(said)
+
+    @property
+    def _usual_s(self) -> float:
+        return self._interval_s if math.isfinite(self._interval_s) else _USUAL_INTERVAL_S
 
     def sha256(self) -> str | None:
         """SHA-256 of the file as hex digits; None for a URL."""
@@ -97,6 +111,7 @@ class ContainerSource(FrameSource):
         rate = stream.guessed_rate or stream.average_rate
         self._interval_s = float(1 / rate) if rate else math.inf
         self._pixel_aspect = stream.sample_aspect_ratio
+        self._clockless = is_clockless(container.format.name)
         self._hdr = hdr_kind(stream.codec_context.color_trc)
         self._promised_s = seconds(stream.duration, stream.time_base)
         whole_s = None if container.duration is None else container.duration / 1e6
@@ -204,7 +219,7 @@ class ContainerSource(FrameSource):
 
         After a seek there is nothing to yield unless the first frame is a keyframe of known time.
         """
-        usual_s = self._interval_s if math.isfinite(self._interval_s) else _USUAL_INTERVAL_S
+        usual_s = self._usual_s
         clock = PresentationClock(
             origin_s=self._origin_s, interval_s=usual_s, duration_s=self.duration_s
         )

@@ -24,10 +24,10 @@ from hermes_lab.video.stamps import Stamps, seconds
 
 FILE_FORMATS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,live_flv,asf,ogg,mxf,nut,"
-    "ivf,h264,hevc,m4v,obu,dv,gif,apng,yuv4mpegpipe,mjpeg,rm,wtv,mp3,wav,flac,aac"
+    "ivf,h264,hevc,m4v,obu,dv,gif,apng,yuv4mpegpipe,mjpeg,jpeg_pipe,rm,wtv,mp3,wav,flac,aac"
 )
 """Demuxers that read one file and nothing beside it: no playlists, no concatenation, no devices.
-The audio formats are among them so that an audio file is called one."""
+The audio formats are among them so that an audio file is called one; `jpeg_pipe` is raw Motion JPEG."""
 
 FAULTS = (FFmpegError, OSError, ValueError, OverflowError, LookupError, MemoryError, RuntimeError)
 """What PyAV raises over a broken input: FFmpeg's own errors, and Python's where the input cannot be put

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import tracemalloc
 from fractions import Fraction
 from itertools import pairwise
@@ -11,6 +12,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from PIL import Image
 
 from hermes_lab import video
 from hermes_lab.errors import VideoError
@@ -132,6 +134,26 @@ def test_missing_timestamps_are_filled_in_at_the_streams_rate(tmp_path: Path) ->
     assert numbers(video.open(clip, fps=2)) == [0, 5, 10, 15, 20, 25]
     late = list(video.open(clip, fps=2, start_s=1))
     assert [number_of(frame.image) for frame in late] == [10, 15, 20, 25]
+
+
+@pytest.mark.parametrize("suffix", ["mjpeg", "mjpg"])
+def test_raw_motion_jpeg_opens(tmp_path: Path, suffix: str) -> None:
+    parts = []
+    for n in range(60):
+        picture = io.BytesIO()
+        Image.fromarray(numbered(n)).save(picture, "JPEG")
+        parts.append(picture.getvalue())
+    clip = tmp_path / f"cam.{suffix}"
+    clip.write_bytes(b"".join(parts))
+    source = video.open(clip, fps=None)
+    frames = list(source)
+    assert [number_of(frame.image) for frame in frames] == list(range(60))
+    assert [frame.time_s for frame in frames] == pytest.approx([n / 25 for n in range(60)])
+    assert source.damage is None
+    assert source.notes == (
+        f"cam.{suffix} carries no times of its own: 25 frames a second are assumed.",
+    )
+    assert numbers(video.open(clip, fps=1, start_s=0.4)) == [10, 35]
 
 
 @pytest.mark.parametrize("suffix", ["mp4", "mkv", "ts"])
