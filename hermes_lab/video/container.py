@@ -36,6 +36,7 @@ from hermes_lab.video.stamps import (
 )
 
 _USUAL_INTERVAL_S = 1 / 25
+_JOINABLE_FORMATS = frozenset({"mpegts", "mpeg"})
 _SEEK_EARLIER_S = (0.0, 10.0)
 _ROUNDING_FRAMES = 2.5
 """Headers round durations up; a stream that ends fewer frames before its promise counts as whole."""
@@ -76,6 +77,7 @@ class ContainerSource(FrameSource):
         self._pixel_aspect: Fraction | None = None
         self._hdr: str | None = None
         self._clockless = False
+        self._one_clock_known: bool | None = None
         with closing(open_container()) as container, decoding(name):
             self._probe(container)
 
@@ -192,9 +194,10 @@ class ContainerSource(FrameSource):
 
     def _from_keyframe(self) -> Generator[Timed[VideoFrame]]:
         """Decode from a keyframe shortly before `start_s`; from the beginning where no seek lands
-        there (MPEG-TS seeks into the middle of a group of pictures, raw streams not at all)."""
+        there (MPEG-TS seeks into the middle of a group of pictures, raw streams not at all, and in
+        joined recordings a time exists twice)."""
         start_s = self.options.start_s
-        if start_s > 0 and self._origin_s is not None:
+        if start_s > 0 and self._origin_s is not None and self._one_clock():
             for earlier_s in _SEEK_EARLIER_S:
                 with closing(self._open_container()) as container:
                     stream = video_stream(container, self.name, self.options.limits)
@@ -211,6 +214,18 @@ class ContainerSource(FrameSource):
         with closing(self._open_container()) as container:
             stream = video_stream(container, self.name, self.options.limits)
             yield from self._decoded(container, stream)
+
+    def _one_clock(self) -> bool:
+        """Whether every time exists once, so that it can be sought; formats that may be joined by
+        appending one file to another are read through once to know, without decoding."""
+        if self._one_clock_known is None:
+            with closing(self._open_container()) as container:
+                stream = video_stream(container, self.name, self.options.limits)
+                joinable = container.format.name in _JOINABLE_FORMATS
+                self._one_clock_known = not joinable or (
+                    self._path is not None and not _starts_over(container, stream)
+                )
+        return self._one_clock_known
 
     def _decoded(
         self, container: InputContainer, stream: VideoStream, *, sought: bool = False
@@ -265,6 +280,19 @@ class _Shown:
             self.widest_s = max(self.widest_s, time_s - self._last_s)
         self.frames += 1
         self.end_s, self._last_s = end_s, time_s
+
+
+def _starts_over(container: InputContainer, stream: VideoStream) -> bool:
+    """Whether the decoding times of a stream run backwards anywhere."""
+    last: int | None = None
+    try:
+        for packet in container.demux(stream):
+            if packet.dts is not None and last is not None and packet.dts < last:
+                return True
+            last = last if packet.dts is None else packet.dts
+    except FAULTS:
+        return True
+    return False
 
 
 def _sought(container: InputContainer, stream: VideoStream, target_s: float) -> bool:

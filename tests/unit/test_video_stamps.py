@@ -109,6 +109,22 @@ def test_joined_recordings_run_on(tmp_path: Path) -> None:
     assert [frame.time_s for frame in frames] == pytest.approx([n / RATE for n in range(100)])
 
 
+@pytest.mark.parametrize(("suffix", "codec"), [("ts", "libx264"), ("mpg", "mpeg2video")])
+def test_starting_late_in_joined_recordings(tmp_path: Path, suffix: str, codec: str) -> None:
+    part = constant_rate(
+        tmp_path / f"a.{suffix}", 75, RATE, codec=codec, options={"bf": "2", "g": "10"}
+    )
+    joined = tmp_path / f"joined.{suffix}"
+    joined.write_bytes(part.read_bytes() * 2)
+    whole = list(video.open(joined, fps=None))
+    assert [number_of(frame.image) for frame in whole] == [*range(75)] * 2
+    for start_s in (0.3, 1.0, 2.9, 3.1, 5.0, 5.9):
+        late = list(video.open(joined, fps=None, start_s=start_s))
+        expected = [frame for frame in whole if frame.time_s >= start_s - 1e-6]
+        assert [f.time_s for f in late] == pytest.approx([f.time_s for f in expected])
+        assert [number_of(f.image) for f in late] == [number_of(f.image) for f in expected]
+
+
 @pytest.mark.parametrize("suffix", ["mkv", "mp4", "ts", "flv"])
 def test_a_video_that_starts_late_in_its_file_is_whole(tmp_path: Path, suffix: str) -> None:
     clip = write_clip(tmp_path / f"a.{suffix}", range(70, 100), Fraction(1, 10), rate=10)
