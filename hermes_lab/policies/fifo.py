@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import ClassVar
 
-import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from hermes_lab.policies.base import LayerView, Policy, Scores, setting, top_newest
+from hermes_lab.policies.gates import recency
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,8 +26,7 @@ class Fifo(Policy):
 
     def score(self, view: LayerView) -> Scores:
         """Age alone: the rank of each token in temporal order, newest highest."""
-        order = _ranks(view.tokens, view.ids.device).expand(view.ids.shape)
-        return Scores(order, {"recency": order})
+        return recency(view)
 
     def select(self, scores: Scores, count: int, view: LayerView) -> Int[Tensor, "head kept"]:
         """The newest `count`; with `whole_frames` less the oldest kept frame where it was cut.
@@ -44,9 +42,3 @@ class Fifo(Policy):
             return kept
         later = (frame[first:] != frame[first]).nonzero()
         return kept[:, int(later[0]) :] if len(later) else kept
-
-
-@lru_cache(maxsize=16)
-def _ranks(tokens: int, device: torch.device) -> Float[Tensor, " token"]:
-    """0, 1, 2, ...; layers and steps of one length share it, read-only."""
-    return torch.arange(tokens, device=device, dtype=torch.float32)

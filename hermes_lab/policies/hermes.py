@@ -359,7 +359,7 @@ class Hermes(Policy):
         rate = RELEASED_RATE / whole if self.forgetting_rate is None else self.forgetting_rate
         if self.forgetting_rate_end is not None:
             rate += self.progress(view.layer, view.layers) * (self.forgetting_rate_end - rate)
-        return _decay(view.tokens, unit, rate, self.normalise, view.ids.device)
+        return _decay(view.tokens, unit, rate, self.normalise, view.ids.device).clone()
 
     def _scaled(self, values: Float[Tensor, "1 token"]) -> Float[Tensor, "1 token"]:
         return minmax(values) if self.normalise else values
@@ -382,7 +382,8 @@ def _runs(shallow: int, deep: int, layers: int) -> tuple[Band, ...]:
 def _decay(
     tokens: int, unit: float, rate: float, normalise: bool, device: torch.device
 ) -> Float[Tensor, "1 token"]:
-    """exp(-rate * age / unit) of tokens in temporal order; layers and steps of one length share it, read-only."""
+    """exp(-rate * age / unit) of tokens in temporal order. It is kept for layers and steps of one length, so only
+    copies may leave this file: what one policy wrote into it, all later sessions would score with."""
     age = torch.arange(tokens - 1, -1, -1, device=device, dtype=torch.float32)
     decayed = torch.exp(-rate * (age / unit))[None]
     return minmax(decayed) if normalise else decayed

@@ -67,6 +67,8 @@ SHEET = Path(__file__).parent / "icons" / "sprites.npz"
 
 @cache
 def sprites(size_px: int) -> NDArray[np.uint8]:
-    """Silhouettes of all kinds at one size: coverage 0..255, shape (kind, size, size)."""
+    """Silhouettes of all kinds at one size: coverage 0..255, shape (kind, size, size), read-only."""
     with np.load(SHEET) as sheet:
-        return sheet[f"s{size_px}"]
+        found = sheet[f"s{size_px}"]
+    found.flags.writeable = False  # all worlds draw from this one array
+    return found

@@ -135,3 +135,31 @@ def test_equal_scores_keep_the_newest() -> None:
         view = layer_view(frames=3, per_head=policy.per_head)
         kept = policy.select(Scores(torch.zeros(view.ids.shape)), 5, view)
         assert kept.tolist() == [[7, 8, 9, 10, 11]] * view.ids.shape[0]
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_what_a_policy_answered_is_nobody_elses(spec: str) -> None:
+    """Answers may be written to: no policy, session or thread scores with tensors that the library keeps."""
+
+    def decided() -> list[Scores]:
+        policy = policies.get(spec, budget_tokens=20)
+        names = [guidance.name for guidance in policy.guidance(())]
+        views = [
+            layer_view(
+                layer=i, layers=LAYERS, frames=7, dim=12, guidance=names, per_head=policy.per_head
+            )
+            for i in range(LAYERS)
+        ]
+        views = [replace(view, carried=dict(policy.observe(view))) for view in views]
+        return [decision.scores for decision in decide(policy, views)]
+
+    first = decided()
+    kept = [[value.clone() for value in (s.total, *s.terms.values())] for s in first]
+    for scores in first:
+        for value in (scores.total, *scores.terms.values()):
+            for row in value.data.unbind():
+                row.copy_(-torch.arange(len(row)))
+    again = [[s.total, *s.terms.values()] for s in decided()]
+    for one, two in zip(kept, again, strict=True):
+        for before, after in zip(one, two, strict=True):
+            assert torch.equal(before.nan_to_num(-1.0), after.nan_to_num(-1.0))
