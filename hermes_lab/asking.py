@@ -70,7 +70,7 @@ def answer(
         cache_bytes=session.cache_bytes,
     )
     if remember:
-        session.stream.history.append((question, made.text))
+        session.stream.history = (*session.stream.history, (question, made.text))
     if session._writer is not None:
         session._writer.write_answer(made)
     return made

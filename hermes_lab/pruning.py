@@ -9,18 +9,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
+from hermes_lab import plain_answers
 from hermes_lab.alike import alike
 from hermes_lab.cache import Archive, LayerState, select_layers
-from hermes_lab.contract import call
+from hermes_lab.calling import call, name_of, whole
 from hermes_lab.decision import LayerPlan
+from hermes_lab.errors import PolicyError
 from hermes_lab.models.cursor import Cursor
 from hermes_lab.policies.base import Merged, Policy
 from hermes_lab.positions import behind
 from hermes_lab.recording.idsets import ascending
-from hermes_lab.snapshot import FloatArray, IntArray, LayerDecision, MergeRecord
+from hermes_lab.snapshot import IntArray, LayerDecision, MergeRecord
 from hermes_lab.stream_state import StreamState
 from hermes_lab.tokens import Role
 
@@ -55,6 +57,7 @@ def apply(
             after = _archive(states[n], after, made.layer, chosen[n].mask, stream, policy)
         added: tuple[MergeRecord, ...] = ()
         if made.merged is not None and len(names[n]):
+            _check_sources(policy, made, int(names[n][0]))
             after, added = _add_merged(after, made.merged, names[n], stream)
         if next_position == "last_kept":
             after = replace(after, cursor=behind(after, after.positions, stream.protected))
@@ -65,9 +68,9 @@ def apply(
 
 def _choices(plans: Sequence[LayerPlan], protected: int) -> list[_Choice]:
     found: dict[int, _Choice] = {}
-    for group in alike((p.kept.shape, p.view.ids.shape) for p in plans):
+    for group in alike((p.kept.shape, p.ids.shape) for p in plans):
         kept = torch.stack([plans[n].kept for n in group])
-        ids = torch.stack([plans[n].view.ids for n in group])
+        ids = torch.stack([plans[n].ids for n in group])
         layers, heads, tokens = len(group), max(kept.shape[1], ids.shape[1]), ids.shape[2]
         kept = kept.expand(-1, heads, -1)
         prefix = torch.arange(protected, device=kept.device).expand(layers, heads, -1)
@@ -99,14 +102,13 @@ def _decisions(
     records: Sequence[tuple[MergeRecord, ...]],
 ) -> tuple[LayerDecision, ...]:
     """What was decided, as arrays."""
-    values = iter(_arrays([v for p in plans for v in (p.scores.total, *p.scores.terms.values())]))
     return tuple(
         LayerDecision(
             layer=made.layer,
             candidates=choice.candidates,
             kept=choice.kept,
-            scores=next(values),
-            terms={name: next(values) for name in made.scores.terms},
+            scores=made.scores,
+            terms=made.terms,
             merged=merged,
             budget_tokens=made.budget,
         )
@@ -114,13 +116,15 @@ def _decisions(
     )
 
 
-def _arrays(values: Sequence[Float[Tensor, "head token"]]) -> list[FloatArray]:
-    """Copies of tensors; one transfer for all of a shape."""
-    found: dict[int, FloatArray] = {}
-    for group in alike((v.shape, v.dtype, v.device) for v in values):
-        together = torch.stack([values[n].detach() for n in group]).float().cpu().numpy()
-        found |= zip(group, together, strict=True)
-    return [found[n] for n in range(len(values))]
+def _check_sources(policy: Policy, made: LayerPlan, new: int) -> None:
+    """A merged token is made of tokens that there are: their ids lie below the first `new` one."""
+    assert made.merged is not None
+    for source in made.merged.sources:
+        if source.numel() and (int(source.min()) < 0 or int(source.max()) >= new):
+            raise PolicyError(
+                f"Policy {name_of(policy)!r} named sources from {int(source.min())} to {int(source.max())} in merge() "
+                f"at layer {made.layer}; global ids lie between 0 and {new - 1}."
+            )
 
 
 def _add_merged(
@@ -156,14 +160,15 @@ def _archive(
     evicted = before.select(index)
     assert evicted.keys is not None and evicted.values is not None
     keys, values = evicted.keys[0].cpu(), evicted.values[0].cpu()
-    codec = call(policy, "codec", layer, policy.codec)
+    codec = plain_answers.codec(policy, layer)
     size = keys.numel() * keys.element_size() + values.numel() * values.element_size()
     stored: tuple[Any, Any] = keys, values
     if codec is not None:
         group = torch.as_tensor(stream.table.column("frame")[evicted.ids[0].cpu().numpy()].copy())
-        encode = codec.encode
+        encode, count = codec.encode, codec.stored_bytes
         stored = call(policy, "codec", layer, lambda: (encode(keys, group), encode(values, group)))
-        size = codec.stored_bytes(stored[0]) + codec.stored_bytes(stored[1])
+        sizes = [call(policy, "codec", layer, lambda part=part: count(part)) for part in stored]
+        size = sum(whole(policy, "codec", layer, one) for one in sizes)
     block = Archive(
         *stored, positions=evicted.positions.cpu(), ids=evicted.ids.cpu(), bytes=size, codec=codec
     )

@@ -13,15 +13,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from hermes_lab import upstream
+from hermes_lab import finite, plain_answers, upstream
 from hermes_lab.attention import Pass
-from hermes_lab.cache import LayerState, StreamCache
-from hermes_lab.contract import call, check_indices, expect
+from hermes_lab.cache import Archive, LayerState, StreamCache
+from hermes_lab.calling import FLOATS, Seal, call, refuse, tensor
+from hermes_lab.contract import Candidates, check_indices
 from hermes_lab.engine import Engine, Wants, frames_of
 from hermes_lab.errors import PolicyError
+from hermes_lab.hooks import HookBoard
 from hermes_lab.models.base import Segment
 from hermes_lab.models.cursor import Cursor
-from hermes_lab.policies.base import Policy, ReadPlan, RecallView
+from hermes_lab.policies.base import Codec, Policy, RecallView
 from hermes_lab.positions import behind
 from hermes_lab.rope import compact_contiguous
 from hermes_lab.stream_state import StreamState
@@ -39,9 +41,20 @@ class Reader:
     seed: int
 
     def prefill(self, question: Segment, wants: Wants) -> Float[Tensor, "new hidden"]:
-        """Prefill the question over what the policy lets it read."""
-        plan = call(self.policy, "read_plan", None, self.policy.read_plan)
-        plan = expect(self.policy, "read_plan", None, plan, ReadPlan, "a ReadPlan")
+        """Prefill the question over what the policy lets it read.
+
+        Raises:
+            PolicyError: the policy broke its contract.
+            ModelError: the model's activations are not finite.
+        """
+        adapter, cache = self.engine.adapter, self.stream.cache
+        with finite.blame(adapter, cache, wants.board):
+            hidden = self._prefill(question, wants)
+        finite.check_pass(adapter, hidden, cache.states, wants.board)
+        return hidden
+
+    def _prefill(self, question: Segment, wants: Wants) -> Float[Tensor, "new hidden"]:
+        plan = plain_answers.read_plan(self.policy)
         cache = self.stream.cache
         fresh = self._fresh(plan.recent_frames, wants) if plan.recent_frames else None
         first = self.stream.frames_seen - plan.recent_frames if plan.replaces and fresh else None
@@ -122,17 +135,17 @@ class Reader:
     # --- recall --------------------------------------------------------------------------------
     def _recalled(self, layer: int, module: nn.Module, hidden: Tensor) -> LayerState:
         protected = self.stream.protected
-        stored = self._stored(self.stream.cache.stream_layers[layer].state)
+        stored = self._stored(layer, self.stream.cache.stream_layers[layer].state)
         view = view_of(
             self.engine, self.stream, stored, layer,
             policy=self.policy, evidence=Evidence.empty(self.engine.layers), seed=self.seed,
         )  # fmt: skip
         queries = upstream.project(module, hidden, "q")[0]
-        chosen = call(
-            self.policy, "recall", layer, lambda: self.policy.recall(RecallView(queries, view))
-        )
+        known, asked = Candidates.of(view), RecallView(queries, view)
+        shown = [Seal(asked), Seal(view)]
+        chosen = call(self.policy, "recall", layer, lambda: self.policy.recall(asked), shown)
         if chosen is not None:
-            [chosen] = check_indices(self.policy, "recall", [view], [chosen])
+            [chosen] = check_indices(self.policy, "recall", [known], [chosen])
             heads = max(chosen.shape[0], stored.ids.shape[0])
             prefix = torch.arange(protected, device=chosen.device).expand(heads, -1)
             stored = stored.select(torch.cat([prefix, chosen.expand(heads, -1) + protected], 1))
@@ -143,7 +156,7 @@ class Reader:
         moved = replace(stored, keys=keys, positions=new)
         return replace(moved, cursor=Cursor(int(new.max()) + 1 if new.numel() else 0))
 
-    def _stored(self, state: LayerState) -> LayerState:
+    def _stored(self, layer: int, state: LayerState) -> LayerState:
         """Everything a layer can still reach: archive and cache together, in temporal order."""
         if not state.archive or state.keys is None or state.values is None:
             return state
@@ -152,7 +165,7 @@ class Reader:
         for block in state.archive:
             k, v = block.keys, block.values
             if block.codec is not None:
-                k, v = block.codec.decode(k), block.codec.decode(v)
+                k, v = self._decoded(layer, block, block.codec, state.keys, state.values)
             keys.append(k.to(state.keys))
             values.append(v.to(state.values))
             ids.append(block.ids.to(state.ids.device).expand(heads, -1))
@@ -178,6 +191,34 @@ class Reader:
         order[:, :protected] = -1
         return whole.select(order.argsort(dim=-1, stable=True))
 
+    def _decoded(
+        self, layer: int, block: Archive, codec: Codec, keys: Tensor, values: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """What a codec makes of a block's keys and values; they must be like those that the layer holds."""
+        found: list[Tensor] = []
+        for stored, held in ((block.keys, keys), (block.values, values)):
+            shape = [held.shape[1], block.ids.shape[1], held.shape[3]]
+            what = f"finite numbers of shape {shape} from decode()"
+            raw = call(self.policy, "codec", layer, lambda stored=stored: codec.decode(stored))
+            made = tensor(self.policy, "codec", layer, raw, what, FLOATS)
+            if list(made.shape) != shape or not finite.all_finite(made):
+                refuse(self.policy, "codec", layer, f"a tensor of shape {list(made.shape)}", what)
+            found.append(made)
+        return found[0], found[1]
+
+
+def logits_of(
+    engine: Engine, hidden: Float[Tensor, "token hidden"], board: HookBoard | None = None
+) -> Float[Tensor, "token vocabulary"]:
+    """Vocabulary logits of normalised hidden states.
+
+    Raises:
+        ModelError: some are not finite.
+    """
+    logits = engine.logits(hidden)
+    finite.check_logits(engine.adapter, logits, board)
+    return logits
+
 
 def decode(
     engine: Engine,
@@ -187,9 +228,13 @@ def decode(
     max_new_tokens: int,
     wants: Wants,
 ) -> Iterator[tuple[int, Float[Tensor, " vocabulary"]]]:
-    """Greedy decoding after a prefilled question: yields (token id, the logits that chose it)."""
+    """Greedy decoding after a prefilled question: yields (token id, the logits that chose it).
+
+    Raises:
+        ModelError: logits or the hidden states behind them are not finite.
+    """
     stop = engine.adapter.eos_ids
-    logits = engine.logits(first_hidden[-1:])[0]
+    logits = logits_of(engine, first_hidden[-1:], wants.board)[0]
     for remaining in range(max_new_tokens, 0, -1):
         token = int(logits.argmax())
         yield token, logits
@@ -197,7 +242,8 @@ def decode(
             return
         segment = token_segment(engine, token)
         hidden = engine.forward(cache, segment, "question", wants=wants)
-        logits = engine.logits(hidden[-1:])[0]
+        finite.check_pass(engine.adapter, hidden, cache.states, wants.board)
+        logits = logits_of(engine, hidden[-1:], wants.board)[0]
 
 
 def token_segment(engine: Engine, token: int) -> Segment:

@@ -39,6 +39,7 @@ from hermes_lab.lab import Lab
 from hermes_lab.models.base import Segment
 from hermes_lab.policies.base import Policy
 from hermes_lab.positions import PositionRule
+from hermes_lab.reading import logits_of
 from hermes_lab.snapshot import Answer, Snapshot
 from hermes_lab.step import Step
 from hermes_lab.stream_state import StreamState, start
@@ -266,7 +267,7 @@ class StreamSession:
     def question_logits(self, question: str) -> Float[Tensor, "new vocabulary"]:
         """Logits at every token of the question's turn; the last row predicts the answer's first token."""
         hidden = asking.prefill(self, question, self._wants())
-        return self.engine.logits(hidden)
+        return logits_of(self.engine, hidden, self.board)
 
     @turn
     def reading_stream(self) -> StreamState:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -11,8 +12,17 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from hermes_lab import decision, default_budget, guidance, positions, pruning
-from hermes_lab.contract import call, check_admission, check_budgets, check_observed
+from hermes_lab import (
+    decision,
+    default_budget,
+    finite,
+    guidance,
+    plain_answers,
+    positions,
+    pruning,
+)
+from hermes_lab.calling import Seal, call
+from hermes_lab.contract import Candidates, budgets_of, check_admission, check_observed
 from hermes_lab.engine import Wants, take
 from hermes_lab.errors import PolicyError
 from hermes_lab.models.base import Segment
@@ -25,6 +35,9 @@ from hermes_lab.views import Evidence, views_of
 
 if TYPE_CHECKING:
     from hermes_lab.session import StreamSession
+
+
+_BEYOND = "positions beyond the model's limit"
 
 
 @dataclass
@@ -76,26 +89,22 @@ class Step:
             self._carry_terms(admission, len(ids))
 
         started = clock()
-        self._observe(policy, evidence)
+        with finite.blame(engine.adapter, stream.cache, session.board):
+            self._observe(policy, evidence)
         decide_s += clock() - started
         decisions: tuple[LayerDecision, ...] = ()
         probe_s = 0.0
-        budgets = call(policy, "budgets", None, lambda: policy.budgets(layers))
-        if budgets is not None:
-            budgets = check_budgets(policy, budgets, layers)
+        budgets = budgets_of(policy, layers)
         held = stream.held_tokens
         stream.bound |= default_budget.is_exceeded(budgets, held)
         readable = len(ids) or not policy.needs & {Need.CHUNK_ATTENTION, Need.RECEIVED_ATTENTION}
-        if (
-            budgets is not None
-            and readable
-            and call(policy, "due", None, lambda: policy.due(held, budgets))
-        ):
+        if budgets is not None and readable and plain_answers.due(policy, held, budgets):
             started = clock()
             self._guide(policy, evidence, summaries)
             probe_s = clock() - started
             started = clock()
-            decisions = self._decide(policy, evidence, budgets)
+            with finite.blame(engine.adapter, stream.cache, session.board):
+                decisions = self._decide(policy, evidence, budgets)
             decide_s += clock() - started
         started = clock()
         reindexed, notes = self._reindex(bool(decisions))
@@ -155,16 +164,21 @@ class Step:
         stream, policy = self.session.stream, self.session.policy
         if type(policy).admit is Policy.admit:
             return None
-        device = segment.embeds.device
+        adapter, device = self.session.engine.adapter, segment.embeds.device
+        if not finite.all_finite(segment.embeds):
+            finite.refuse(adapter, -1)
 
         def long(values: npt.NDArray[Any]) -> Tensor:
             return torch.as_tensor(values.astype(np.int64), device=device)
 
+        def copied(values: Tensor | None) -> Tensor | None:
+            return None if values is None else values.clone()
+
         times = np.asarray(segment.time_s, np.float32)
-        arrival = Arrival(
-            embeds=segment.embeds,
-            features=segment.features if Need.FEATURES in policy.needs else None,
-            saliency=segment.saliency if Need.SALIENCY in policy.needs else None,
+        arrival = Arrival(  # of copies: the segment is the caller's, and kept for replay
+            embeds=segment.embeds.clone(),
+            features=copied(segment.features) if Need.FEATURES in policy.needs else None,
+            saliency=copied(segment.saliency) if Need.SALIENCY in policy.needs else None,
             visual=long(np.flatnonzero(segment.role == Role.VISUAL)),
             frame=long(np.where(segment.frame < 0, -1, segment.frame + first_frame)),
             row=long(segment.row),
@@ -173,7 +187,10 @@ class Step:
             time_s=torch.as_tensor(times[np.maximum(segment.frame, 0)], device=device),
             step=stream.step,
         )
-        admission = call(policy, "admit", None, lambda: policy.admit(arrival, stream.memory))
+        shown = [Seal(arrival)]
+        admission = call(policy, "admit", None, lambda: policy.admit(arrival, stream.memory), shown)
+        # what cannot be copied could be neither undone nor forked
+        stream.memory = call(policy, "admit", None, lambda: copy.deepcopy(stream.memory))
         return check_admission(policy, admission, segment)
 
     def _name(self, segment: Segment, first_frame: int) -> npt.NDArray[np.int64]:
@@ -200,8 +217,7 @@ class Step:
     ) -> None:
         """Keep the chunk as encoded as long as the policy, or a replay, may need it."""
         session, stream = self.session, self.session.stream
-        policy = session.policy
-        wanted = call(policy, "read_plan", None, lambda: policy.read_plan().recent_frames)
+        wanted = plain_answers.read_plan(session.policy).recent_frames
         if not session.keep_visual and not wanted:
             return
         names = np.full(len(segment), -1, np.int64)
@@ -232,12 +248,14 @@ class Step:
         summarizer = session._summarizer("chunk") if session.record_level != "off" else None
         wants_rows = Need.CHUNK_ATTENTION in policy.needs
         if wants_rows or summarizer is not None:
-            window = (policy.window_queries if wants_rows else None) or last
+            window = (plain_answers.window(policy) if wants_rows else None) or last
             rows = slice(max(len(segment) - window, 0), len(segment))
 
             def on_rows(layer: int, pattern: Tensor) -> None:
                 if wants_rows:
                     shown = guidance.average(pattern, policy.attention_detail)
+                    if not session.board.quiet:  # a hook may have kept this very tensor
+                        shown = shown.clone()
                     evidence.attention[layer]["chunk"] = shown
                 if summarizer is not None:
                     summarizer.add(layer, pattern[..., : pattern.shape[-1] - len(segment)])
@@ -249,7 +267,9 @@ class Step:
                 evidence.received[layer] = received
 
             wants = replace(wants, on_received=on_received)
-        session.engine.forward(stream.cache, segment, "chunk", torch.as_tensor(ids), wants)
+        engine = session.engine
+        hidden = engine.forward(stream.cache, segment, "chunk", torch.as_tensor(ids), wants)
+        finite.check_pass(engine.adapter, hidden, stream.cache.states, session.board)
         if summarizer is not None:
             summaries.append(summarizer.summary())
 
@@ -275,17 +295,18 @@ class Step:
         stream = self.session.stream
         if type(policy).observe is Policy.observe:
             return
-        for view in self._views(evidence, None):
-            named = call(policy, "observe", view.layer, lambda view=view: policy.observe(view))
-            named = check_observed(policy, view, named)
-            holder = stream.cache.stream_layers[view.layer]
+        for layer, view in enumerate(self._views(evidence, None)):
+            known, shown = Candidates.of(view), [Seal(view)]
+            named = call(policy, "observe", layer, lambda view=view: policy.observe(view), shown)
+            named = check_observed(policy, known, named)
+            holder = stream.cache.stream_layers[layer]
             holder.state = holder.state.carry(named, stream.protected)
 
     def _guide(self, policy: Policy, evidence: Evidence, summaries: list[AttentionSummary]) -> None:
         session, stream, engine = self.session, self.session.stream, self.session.engine
         if not {Need.GUIDANCE, Need.QUERIES} & policy.needs:
             return
-        wanted = call(policy, "guidance", None, lambda: policy.guidance(stream.history))
+        wanted = plain_answers.guidance(policy, stream.history)
         if any(g.kind == "question" for g in wanted) and not session.future_question:
             raise PolicyError(
                 f"Policy {policy.name!r} needs the future question, and none was announced; "
@@ -305,8 +326,8 @@ class Step:
 
         def reads(name: str, layer: int) -> bool:
             # whoever records whole rows gets those of every layer
-            return session.record_level == "rows" or bool(
-                call(policy, "reads", layer, lambda: policy.reads(name, layer, engine.layers))
+            return session.record_level == "rows" or plain_answers.reads(
+                policy, name, layer, engine.layers
             )
 
         wants_queries = Need.QUERIES in policy.needs
@@ -318,13 +339,19 @@ class Step:
             on_queries if wants_queries else None,
             reads=reads,
         )
+        named = set(prompts)
+        finite.check_rows(
+            engine.adapter,
+            [{n: rows[n] for n in named & rows.keys()} for rows in evidence.attention],
+        )
         summaries.extend(c.summary() for c in collected.values())
 
     def _decide(
         self, policy: Policy, evidence: Evidence, budgets: Sequence[int]
     ) -> tuple[LayerDecision, ...]:
         stream = self.session.stream
-        plans = decision.plan(policy, self._views(evidence, budgets), budgets)
+        states = stream.cache.states
+        plans = decision.plan(policy, self._views(evidence, budgets), budgets, states)
         return pruning.apply(plans, stream, policy, self.session.next_position)
 
     def _reindex(self, decided: bool) -> tuple[tuple[int, ...], tuple[str, ...]]:
@@ -339,14 +366,20 @@ class Step:
                 )
                 if holder.state is not before:
                     moved.append(layer)
+        return tuple(moved), self._beyond(rule, limit)
+
+    def _beyond(self, rule: PositionRule, limit: int) -> tuple[str, ...]:
+        """A note, once per stream, that positions have left the range that the model was made for."""
+        stream = self.session.stream
         furthest = max(state.cursor.next for state in stream.cache.states)
-        notes: tuple[str, ...] = ()
-        if furthest > limit:
-            advice = "choose positions='lazy'" if rule is PositionRule.KEEP else "lower the budget"
-            notes = (
-                f"Position {furthest} is beyond the {limit} positions the model was made for; {advice}.",
-            )
-        return tuple(moved), notes
+        if furthest <= limit or _BEYOND in stream.said:
+            return ()
+        stream.said |= {_BEYOND}
+        advice = "choose positions='lazy'" if rule is PositionRule.KEEP else "lower the budget"
+        return (
+            f"From this step on tokens stand beyond the {limit} positions the model was made for, and answers "
+            f"may get worse; {advice}.",
+        )
 
 
 def _indices(keep: Tensor) -> npt.NDArray[np.int64]:
@@ -356,6 +389,4 @@ def _indices(keep: Tensor) -> npt.NDArray[np.int64]:
 def _admitted(segment: Segment, admission: Admission, index: npt.NDArray[np.int64]) -> Segment:
     """The tokens of a chunk that a policy let in, at the positions they had."""
     part = take(segment, index)
-    if admission.embeds is None:
-        return part
-    return replace(part, embeds=admission.embeds.to(part.embeds))
+    return part if admission.embeds is None else replace(part, embeds=admission.embeds)

@@ -66,6 +66,7 @@ class StreamState:
         judged: the frame that the policy's budget was last compared with; None since the policy was chosen.
         budget_notes: what was said of the budget since the policy was chosen.
         bound: whether any layer exceeded its budget since the policy was chosen.
+        said: notes that are said once per stream, and were.
     """
 
     cache: StreamCache
@@ -80,11 +81,12 @@ class StreamState:
     tokens_per_frame: int = 0
     chunks: tuple[Chunk, ...] = ()
     memory: dict[str, Any] = field(default_factory=dict[str, Any])
-    history: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
+    history: tuple[tuple[str, str], ...] = ()
     frame_size: FrameSize | None = None
     judged: FrameSize | None = None
     budget_notes: tuple[str, ...] = ()
     bound: bool = False
+    said: frozenset[str] = frozenset()
 
     @property
     def held_tokens(self) -> list[int]:
@@ -107,11 +109,12 @@ class StreamState:
             tokens_per_frame=self.tokens_per_frame,
             chunks=self.chunks,
             memory=copy.deepcopy(self.memory),
-            history=list(self.history),
+            history=self.history,
             frame_size=self.frame_size,
             judged=self.judged,
             budget_notes=self.budget_notes,
             bound=self.bound,
+            said=self.said,
         )
 
     def for_reading(self, cache: StreamCache) -> StreamState:
@@ -127,6 +130,7 @@ class StreamState:
             self.tokens_per_frame, self.frame_size, self.judged, self.budget_notes, self.bound,
         )  # fmt: skip
         chunks, memory = self.chunks, copy.deepcopy(self.memory)
+        history, said = self.history, self.said
 
         def undo() -> None:
             self.cache.states = states
@@ -136,5 +140,6 @@ class StreamState:
                 self.tokens_per_frame, self.frame_size, self.judged, self.budget_notes, self.bound,
             ) = counters  # fmt: skip
             self.chunks, self.memory = chunks, memory
+            self.history, self.said = history, said
 
         return undo

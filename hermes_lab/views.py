@@ -1,8 +1,12 @@
-"""What a policy is shown: the candidates of every layer, with what was read for them in this step."""
+"""What a policy is shown: the candidates of every layer, with what was read for them in this step.
+
+Everything in a view is a copy, or was read for the policy alone: what a policy writes into it, now or steps later,
+reaches neither the cache nor a fork.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
@@ -53,7 +57,7 @@ def views_of(
     described = _describe(stream, candidates)
     return [
         _view(
-            engine, stream, state, layer, candidates[layer], described[layer],
+            engine, stream, state, layer, described[layer],
             policy=policy, evidence=evidence, seed=seed,
             budget=None if budgets is None else budgets[layer],
         )
@@ -75,7 +79,7 @@ def view_of(
     heads = max(state.ids.shape[0], engine.kv_heads if policy.per_head else 1)
     ids = state.ids[:, stream.protected :].expand(heads, -1)
     return _view(
-        engine, stream, state, layer, ids, _describe(stream, [ids])[0],
+        engine, stream, state, layer, _describe(stream, [ids])[0],
         policy=policy, evidence=evidence, seed=seed, budget=None,
     )  # fmt: skip
 
@@ -83,10 +87,12 @@ def view_of(
 def _describe(
     stream: StreamState, candidates: Sequence[Int[Tensor, "head token"]]
 ) -> list[dict[str, Tensor]]:
-    """What the candidates are; layers with token sets of one shape are looked up together."""
+    """What the candidates are, their ids included; layers with token sets of one shape are looked up together."""
     found: list[dict[str, Tensor]] = [{} for _ in candidates]
     for layers in alike((ids.shape, ids.device) for ids in candidates):
         together = torch.stack([candidates[n] for n in layers])
+        for layer, ids in zip(layers, together.unbind(), strict=True):
+            found[layer]["ids"] = ids
         known = together.clamp(min=0).cpu().numpy()
         for name in ("frame", "row", "col", "role", "time_s"):
             values = torch.as_tensor(stream.table.column(name).take(known), device=together.device)
@@ -101,7 +107,6 @@ def _view(
     stream: StreamState,
     state: LayerState,
     layer: int,
-    ids: Int[Tensor, "head token"],
     described: Mapping[str, Tensor],
     *,
     policy: Policy,
@@ -109,15 +114,13 @@ def _view(
     seed: int,
     budget: int | None,
 ) -> LayerView:
-    heads, start = ids.shape[0], stream.protected
-    wants_keys = Need.KEYS in policy.needs and state.keys is not None
-    wants_values = Need.VALUES in policy.needs and state.values is not None
+    ids, start = described["ids"], stream.protected
+    heads = ids.shape[0]
     received = evidence.received[layer]
     return LayerView(
         layer=layer,
         layers=engine.layers,
-        ids=ids,
-        positions=state.positions[..., start:].expand(heads, -1, -1),
+        positions=state.positions[..., start:].clone().expand(heads, -1, -1),
         **described,
         tokens_per_frame=stream.tokens_per_frame,
         kv_heads=engine.kv_heads,
@@ -125,8 +128,8 @@ def _view(
         step=stream.step,
         now_s=stream.now_s,
         frames_seen=stream.frames_seen,
-        keys=state.keys[0, :, start:] if wants_keys and state.keys is not None else None,
-        values=state.values[0, :, start:] if wants_values and state.values is not None else None,
+        keys=_copy(state.keys, start) if Need.KEYS in policy.needs else None,
+        values=_copy(state.values, start) if Need.VALUES in policy.needs else None,
         attention=MappingProxyType(
             {name: rows[..., start:] for name, rows in evidence.attention[layer].items()}
         ),
@@ -134,7 +137,7 @@ def _view(
         received_queries=None if received is None else _queries_that_see(ids, evidence.new_tokens),
         queries=MappingProxyType(evidence.queries[layer]),
         carried=MappingProxyType(
-            {n: value[:, start:].expand(heads, -1) for n, value in state.carried.items()}
+            {n: value[:, start:].clone().expand(heads, -1) for n, value in state.carried.items()}
         ),
         budget_tokens=budget,
         rotate=lambda keys, old, new: engine.rope.rotate(keys, old, new, layer),
@@ -142,6 +145,14 @@ def _view(
             ((seed * 1_000_003 + stream.step) * 1_009 + layer) % 2**63
         ),
     )
+
+
+def _copy(
+    states: Float[Tensor, "1 kv_head held dim"] | None, start: int
+) -> Callable[[], Float[Tensor, "kv_head token dim"]] | None:
+    """What copies keys or values of the candidates. The prefix is copied with them, so that strides, and with them
+    the last bits of sums over them, are those of the cache."""
+    return None if states is None else lambda: states[0].clone()[:, start:]
 
 
 def _queries_that_see(ids: Tensor, new: int) -> Float[Tensor, " token"]:

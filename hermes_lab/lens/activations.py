@@ -14,6 +14,7 @@ from torch import Tensor
 from hermes_lab.errors import LabError
 from hermes_lab.lens.linear import norm_behind, output_weights
 from hermes_lab.lens.question_pass import NamesFilter, question_pass
+from hermes_lab.reading import logits_of
 
 if TYPE_CHECKING:
     from transformer_lens import ActivationCache
@@ -42,7 +43,7 @@ def activation_cache(
     from transformer_lens import ActivationCache
 
     seen = question_pass(session, question, names_filter)
-    logits = session.engine.logits(seen.hidden)[None]
+    logits = logits_of(session.engine, seen.hidden, session.board)[None]
     return logits, ActivationCache(seen.activations, weights_view(session))
 
 

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from hermes_lab.errors import PolicyError
 from hermes_lab.frozen import Frozen
+from hermes_lab.policies.late import Late
 from hermes_lab.policies.settings import setting as setting
 from hermes_lab.policies.settings import validate
 
@@ -66,7 +67,7 @@ class Guidance:
 
 @dataclass(frozen=True)
 class LayerView:
-    """What one layer remembers that may be forgotten, read-only, in temporal order.
+    """What one layer remembers that may be forgotten, read-only (a write is refused), in temporal order.
 
     Attributes:
         layer, layers: index of this layer and the number of layers.
@@ -77,7 +78,7 @@ class LayerView:
         tokens_per_frame: visual tokens of the newest frame.
         kv_heads, query_heads: heads of this layer.
         step, now_s, frames_seen: where the stream stands.
-        keys, values: cached tensors, where `needs` asks for them.
+        keys, values: as cached, where `needs` asks for them, [kv_head, token, dim].
         attention: rows of each guidance by name, and of the chunk's last queries as "chunk".
         received: attention received from this chunk's queries, summed over them, with `received_queries`
             the number of queries that could see each token.
@@ -106,8 +107,8 @@ class LayerView:
     step: int
     now_s: float
     frames_seen: int
-    keys: Float[Tensor, "kv_head token dim"] | None = None
-    values: Float[Tensor, "kv_head token dim"] | None = None
+    keys: Late = Late()
+    values: Late = Late()
     attention: Mapping[str, Float[Tensor, "query_head row token"]] = field(
         default_factory=Frozen[str, Tensor]
     )
@@ -175,7 +176,7 @@ class Arrival:
     """A chunk's visual tokens before the decoder sees them (for `Policy.admit`).
 
     Attributes:
-        embeds: decoder inputs of all tokens of the chunk, markers included.
+        embeds: decoder inputs of all tokens of the chunk, markers included; read-only, as all of it.
         features, saliency: of the visual tokens only, where `needs` asks for them.
         visual: indices of the visual tokens within the chunk.
         frame, row, col, role: of all tokens (frame is the global frame index).
@@ -332,8 +333,12 @@ class Policy:
         return {}
 
     def score(self, view: LayerView) -> Scores | Float[Tensor, "head token"]:
-        """Importance of each candidate of one layer; higher is kept."""
-        raise NotImplementedError(f"{type(self).__name__} must define score() or select().")
+        """Importance of each candidate of one layer; higher is kept. Default: 0 for all, beside a `select`."""
+        if type(self).select is Policy.select:
+            raise PolicyError(
+                f"Policy {self.name or type(self).__name__!r} must define score() or select()."
+            )
+        return torch.zeros(view.ids.shape, device=view.ids.device)
 
     def mix(self, scores: list[Scores], views: Sequence[LayerView]) -> list[Scores]:
         """Whole-model step between scoring and selection (cross-layer smoothing); default: none."""

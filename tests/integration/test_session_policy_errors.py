@@ -139,7 +139,11 @@ def lab(request: pytest.FixtureRequest) -> Lab:
 def test_a_faulty_policy_is_refused_in_one_sentence_and_the_step_undone(
     lab: Lab, fault: str
 ) -> None:
-    methods, sentence = FAULTS[fault]
+    check_refused(lab, *FAULTS[fault])
+
+
+def check_refused(lab: Lab, methods: dict[str, Any], sentence: str) -> None:
+    """A step under a policy with those methods is refused in a sentence, undone, and then taken by a good policy."""
     session = StreamSession(lab, scripted(same_everywhere), positions="eager")
     session.feed(noise(4, 0))
     session.feed(noise(4, 1))
