@@ -24,6 +24,7 @@ from transformers import PreTrainedModel
 from hermes_lab.errors import LabError
 from hermes_lab.models.base import Adapter, Segment
 from hermes_lab.tokens import Role
+from hermes_lab.upstream import set_attention
 
 Frame = npt.NDArray[np.uint8]
 A = TypeVar("A", bound=Adapter)

@@ -73,10 +73,12 @@ def images_and_times(
 
 
 def _listed(given: object, what: str) -> list[Any]:
-    if isinstance(given, str | bytes) or not isinstance(given, Iterable):
+    if isinstance(given, str | bytes):
         raise LabError(
             f"{what} must be a list or an array, got {told(given)}; a file is opened with hermes_lab.video.open."
         )
+    if not isinstance(given, Iterable):
+        raise LabError(f"{what} must be a list or an array, got {told(given)}.")
     return list(given)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
 
 

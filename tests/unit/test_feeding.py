@@ -91,9 +91,9 @@ def test_times_may_stand_still_but_not_run_backwards() -> None:
     ("frames", "times", "message"),
     [
         ([], None, "There are no frames to feed"),
-        (None, None, "Frames are a NoneType; give a list"),
-        (3, None, "Frames are a int"),
-        ([PICTURE], 3.0, "Times are a float; give a list"),
+        (None, None, "Frames must be a list or an array, got None"),
+        (3, None, "Frames must be a list or an array, got 3"),
+        ([PICTURE], 3.0, "Times must be a list or an array, got 3.0"),
         ([PICTURE], [0.0, 1.0], "1 frames were given 2 times"),
         ([PICTURE[..., 0]], None, "Frames must be RGB arrays"),
         ([PICTURE.astype(float)], None, "Frames must be RGB arrays"),
