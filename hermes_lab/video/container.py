@@ -141,6 +141,11 @@ class ContainerSource(FrameSource):
             for entry in entries:
                 if isinstance(entry, Damage):
                     why = self._damaged(0.0, entry)
+                    if self.kind == "url" and "mov" in formats:
+                        why = (
+                            f"either its index is at its end and the server cannot seek ({entry.why}), or "
+                            "it is damaged; download it and open the file."
+                        )
                     continue
                 self._origin_s = self._origin_s if good else entry.raw_s
                 good += 1

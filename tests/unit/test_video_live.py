@@ -17,6 +17,7 @@ from types import SimpleNamespace
 
 import av
 import av.error
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -386,6 +387,18 @@ def test_a_server_that_never_answers_times_out(scheme: str) -> None:
         with pytest.raises(VideoError, match=r"no answer within 0.3 s") as caught:
             video.open(url, timeout_s=0.3)
     assert "secret" not in str(caught.value)
+
+
+def test_a_server_that_cannot_seek_is_named_as_the_reason(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (20, 128, 256, 3), dtype=np.uint8)
+    clip = constant_rate(tmp_path / "a.mp4", 20, 10, pictures=list(noise), options={"crf": "10"})
+    data = clip.read_bytes()
+    assert data.index(b"moov") > data.index(b"mdat") and len(data) > 500_000
+    with (
+        served({"/a.mp4": data}) as root,
+        pytest.raises(VideoError, match=r"index is at its end and the server cannot seek \(.*\)"),
+    ):
+        video.open(f"{root}/a.mp4")
 
 
 def test_a_remote_playlist_cannot_read_this_disk(tmp_path: Path) -> None:
