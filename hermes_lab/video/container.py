@@ -99,10 +99,17 @@ class ContainerSource(FrameSource):
         return self._interval_s if math.isfinite(self._interval_s) else _USUAL_INTERVAL_S
 
     def sha256(self) -> str | None:
-        """SHA-256 of the file as hex digits; None for a URL."""
+        """SHA-256 of the file as hex digits; None for a URL.
+
+        Raises:
+            VideoError: the file has gone or may not be read.
+        """
         if self._sha256 is None and self._path is not None:
-            with self._path.open("rb") as file:
-                self._sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+            try:
+                with self._path.open("rb") as file:
+                    self._sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+            except OSError as error:
+                raise VideoError(f"{self.name} cannot be read: {error.strerror}.") from error
         return self._sha256
 
     def _probe(self, container: InputContainer) -> None:

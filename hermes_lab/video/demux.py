@@ -19,6 +19,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from hermes_lab.errors import VideoError
+from hermes_lab.video.shown import shown, without_password
 from hermes_lab.video.source import Limits
 from hermes_lab.video.stamps import Stamps, seconds
 
@@ -46,17 +47,17 @@ def open_file(path: Path, limits: Limits) -> InputContainer:
     try:
         size_bytes = path.stat().st_size
     except OSError as error:
-        raise VideoError(f"{path} cannot be read: {error.strerror}.") from error
+        raise VideoError(f"{shown(path)} cannot be read: {error.strerror}.") from error
     if size_bytes == 0:
-        raise VideoError(f"{path} is empty (0 bytes): copy or export it again.")
-    limits.check_bytes(path.name, size_bytes)
+        raise VideoError(f"{shown(path)} is empty (0 bytes): copy or export it again.")
+    limits.check_bytes(shown(path.name), size_bytes)
     options = {"protocol_whitelist": "file", "format_whitelist": FILE_FORMATS}
     try:
         return av.open(
             f"file:{os.path.abspath(path)}", mode="r", options=options, metadata_errors="replace"
         )
     except PermissionError as error:
-        raise VideoError(f"{path} cannot be read: permission denied.") from error
+        raise VideoError(f"{shown(path)} cannot be read: permission denied.") from error
     except FAULTS as error:
         raise VideoError(_not_a_video(path, error)) from error
 
@@ -85,7 +86,7 @@ def open_url(url: str, timeout_s: float) -> InputContainer:
         raise VideoError(
             f"{without_password(url)} cannot be opened: {why}; check the address and that the "
             "stream is running."
-        ) from error
+        ) from None  # FFmpeg's own error holds the address with its password
 
 
 @contextmanager
@@ -94,7 +95,9 @@ def decoding(name: str) -> Generator[None]:
     try:
         yield
     except FAULTS as error:
-        raise VideoError(f"{name} cannot be decoded ({reason(error)}): export it again.") from error
+        raise VideoError(
+            f"{name} cannot be decoded ({reason(error)}): export it again."
+        ) from None  # FFmpeg's own error may hold an address with its password
 
 
 def video_stream(container: InputContainer, name: str, limits: Limits) -> VideoStream:
@@ -230,13 +233,6 @@ def reason(error: BaseException) -> str:
     return words or type(error).__name__
 
 
-def without_password(url: str) -> str:
-    """The URL as it may be shown and recorded: user names and passwords masked."""
-    scheme, _, rest = url.partition("://")
-    host, slash, path = rest.partition("/")
-    return f"{scheme}://{'***@' if '@' in host else ''}{host.rpartition('@')[2]}{slash}{path}"
-
-
 def _not_a_video(path: Path, error: BaseException) -> str:
     try:
         with path.open("rb") as file:
@@ -245,10 +241,10 @@ def _not_a_video(path: Path, error: BaseException) -> str:
         head = b""
     if head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free"):
         return (
-            f"{path} is an MP4 or MOV file whose index is missing or damaged ({reason(error)}): it was "
+            f"{shown(path)} is an MP4 or MOV file whose index is missing or damaged ({reason(error)}): it was "
             "probably cut off while it was written or copied, so export it again or copy it anew."
         )
     return (
-        f"{path} is not a video that can be read ({reason(error)}): give an MP4, MOV, MKV, WebM, AVI "
+        f"{shown(path)} is not a video that can be read ({reason(error)}): give an MP4, MOV, MKV, WebM, AVI "
         "or MPEG file, or a folder of images."
     )

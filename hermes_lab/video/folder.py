@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -14,6 +15,7 @@ from hermes_lab.errors import VideoError
 from hermes_lab.video.arrays import SpacedSource
 from hermes_lab.video.levels import Levels, is_deep, spread
 from hermes_lab.video.picture import Picture
+from hermes_lab.video.shown import shown
 from hermes_lab.video.source import ReadOptions
 
 _SUFFIXES = (
@@ -38,37 +40,40 @@ class FolderSource(SpacedSource):
     """
 
     def __init__(self, path: Path, options: ReadOptions) -> None:
-        try:
-            entries = list(path.iterdir())
-        except OSError as error:
-            raise VideoError(f"The folder {path} cannot be read: {error.strerror}.") from error
         suffixes = image_suffixes()
-        images = [
-            entry
-            for entry in entries
-            if entry.suffix.lower() in suffixes
-            and not entry.name.startswith(".")
-            and entry.is_file()
-        ]
+        try:
+            images = [
+                entry
+                for entry in path.iterdir()
+                if entry.suffix.lower() in suffixes
+                and not entry.name.startswith(".")
+                and entry.is_file()
+            ]
+            size_bytes = sum(image.stat().st_size for image in images)
+        except OSError as error:
+            raise VideoError(
+                f"The folder {shown(path)} cannot be read: {error.strerror}."
+            ) from error
         if not images:
             raise VideoError(
-                f"The folder {path} holds no images: put .bmp, .gif, .jpg, .png, .tiff or .webp files "
+                f"The folder {shown(path)} holds no images: put .bmp, .gif, .jpg, .png, .tiff or .webp files "
                 "in it, or name a video file."
             )
         self._levels = Levels()
         self._images = sorted(images, key=lambda image: natural_key(image.name))
-        options.limits.check_bytes(path.name, sum(image.stat().st_size for image in images))
-        super().__init__(
-            options, name=path.name or str(path), kind="folder", available_frames=len(images)
-        )
+        name = shown(path.name or path)
+        options.limits.check_bytes(name, size_bytes)
+        super().__init__(options, name=name, kind="folder", available_frames=len(images))
 
     def sha256(self) -> str | None:
-        """SHA-256 over the images' names and contents in stream order, as hex digits."""
+        """SHA-256 over the images' names and contents in stream order, as hex digits; of an image that
+        cannot be read the name counts."""
         whole = hashlib.sha256()
         for image in self._images:
-            with image.open("rb") as file:
+            digest = "unreadable"
+            with suppress(OSError), image.open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
-            whole.update(f"{image.name}\n{digest}\n".encode())
+            whole.update(os.fsencode(image.name) + f"\n{digest}\n".encode())
         return whole.hexdigest()
 
     @property
@@ -89,7 +94,7 @@ class FolderSource(SpacedSource):
             except VideoError:
                 raise
             except Exception as error:  # Pillow's formats raise all kinds on a broken file.
-                self.damage = f"{path} cannot be read as an image ({type(error).__name__})."
+                self.damage = f"{shown(path)} cannot be read as an image ({type(error).__name__})."
                 return
             yield picture
 
@@ -100,7 +105,7 @@ class FolderSource(SpacedSource):
             VideoError: it has more pixels than the limit.
         """
         with Image.open(path) as image:
-            self.options.limits.check_pixels(path.name, image.width, image.height)
+            self.options.limits.check_pixels(shown(path.name), image.width, image.height)
             return ImageOps.exif_transpose(image)
 
     def _readable(self, paths: Sequence[Path]) -> Iterator[Image.Image]:

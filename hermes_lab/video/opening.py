@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
+from urllib.parse import unquote
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,10 +16,11 @@ from hermes_lab.errors import VideoError
 from hermes_lab.video.arrays import ArraySource, PictureLike
 from hermes_lab.video.camera import open_camera
 from hermes_lab.video.container import ContainerSource
-from hermes_lab.video.demux import open_file, open_url, without_password
+from hermes_lab.video.demux import open_file, open_url
 from hermes_lab.video.folder import FolderSource
 from hermes_lab.video.live import LiveSource
 from hermes_lab.video.live_clock import is_clockless
+from hermes_lab.video.shown import shown, without_password
 from hermes_lab.video.source import FrameSource, Limits, ReadOptions
 from hermes_lab.video.world import WorldSource
 
@@ -98,7 +100,7 @@ def _open_named(source: str, options: ReadOptions, timeout_s: float) -> FrameSou
         return LiveSource(
             partial(open_camera, camera, timeout_s),
             options,
-            name=f"camera {camera}",
+            name=f"camera {shown(camera)}",
             kind="camera",
             timeout_s=timeout_s,
         )
@@ -106,13 +108,37 @@ def _open_named(source: str, options: ReadOptions, timeout_s: float) -> FrameSou
     if separator and scheme.lower() in _URL_SCHEMES:
         return _open_url(text, options, timeout_s)
     if separator and scheme.lower() == "file":
-        return _open_path(Path(rest), options)
-    if separator and not os.path.exists(source):
+        return _open_path(_path_of(rest), options)
+    if not os.path.lexists(source):
+        _check_scheme(text, scheme if separator else text.partition(":")[0], separator)
+    return _open_path(_at_home(Path(source)), options)
+
+
+def _check_scheme(text: str, scheme: str, separator: str) -> None:
+    """Refuse what is meant to be an address and is none."""
+    if separator:
         raise VideoError(
             f"{without_password(text)} has the unknown scheme {scheme!r}: "
             f"use one of {', '.join(_URL_SCHEMES)}, or a path."
         )
-    return _open_path(Path(source).expanduser(), options)
+    if scheme.lower() in _URL_SCHEMES and ":" in text:
+        raise VideoError(
+            f"An address needs two slashes after its scheme: write {scheme}:// and then the host."
+        )
+
+
+def _path_of(file_url: str) -> Path:
+    """The path of a `file://` address, as written or with its %20 and the like decoded."""
+    text = file_url.removeprefix("localhost")
+    return Path(text) if os.path.lexists(text) else Path(unquote(text))
+
+
+def _at_home(path: Path) -> Path:
+    """The path with `~` filled in; as it is where there is no such user (a file may be called that)."""
+    try:
+        return path if os.path.lexists(path) else path.expanduser()
+    except RuntimeError:
+        return path
 
 
 def _open_url(url: str, options: ReadOptions, timeout_s: float) -> FrameSource:
@@ -130,14 +156,18 @@ def _open_url(url: str, options: ReadOptions, timeout_s: float) -> FrameSource:
 
 
 def _open_path(path: Path, options: ReadOptions) -> FrameSource:
-    if path.is_dir():
+    try:
+        is_folder, exists = path.is_dir(), path.exists()
+    except OSError as error:  # a name that is too long, a folder that may not be entered
+        raise VideoError(f"{shown(path):.200} cannot be read: {error.strerror}.") from error
+    if is_folder:
         return FolderSource(path, options)
-    if not path.exists():
-        raise VideoError(f"There is no file {path}{_near(path)}.")
+    if not exists:
+        raise VideoError(f"There is no file {shown(path)}{_near(path)}.")
     return ContainerSource(
         partial(open_file, path, options.limits),
         options,
-        name=path.name,
+        name=shown(path.name),
         kind="file",
         path=path,
     )
@@ -146,13 +176,13 @@ def _open_path(path: Path, options: ReadOptions) -> FrameSource:
 def _near(path: Path) -> str:
     """The tail of the sentence on a missing file: names in its folder that are close to it."""
     folder = path.parent
-    if not folder.is_dir():
-        return f", nor a folder {folder}"
     try:
+        if not folder.is_dir():
+            return f", nor a folder {shown(folder)}"
         names = sorted(entry.name for entry in folder.iterdir())
     except OSError:
         return ""
-    by_folded = {name.casefold(): name for name in names}
+    by_folded = {name.casefold(): shown(name) for name in names}
     close = difflib.get_close_matches(path.name.casefold(), list(by_folded), n=3, cutoff=0.6)
     if not close:
         return ": check the name and the folder"

@@ -23,7 +23,6 @@ from PIL import Image
 
 from hermes_lab import video
 from hermes_lab.errors import VideoError
-from hermes_lab.video.demux import without_password
 from hermes_lab.video.live import LiveSource
 from hermes_lab.video.source import Limits, ReadOptions
 from tests.clips import HEIGHT, WIDTH, constant_rate, number_of, numbered
@@ -407,8 +406,3 @@ def test_a_remote_playlist_cannot_read_this_disk(tmp_path: Path) -> None:
     pages = {"/list.m3u8": playlist.encode()}
     with served(pages) as root, pytest.raises(VideoError):
         list(video.open(f"{root}/list.m3u8", timeout_s=2))
-
-
-def test_passwords_are_masked() -> None:
-    assert without_password("rtsp://me:pw@cam/1@2") == "rtsp://***@cam/1@2"
-    assert without_password("http://cam:80/x") == "http://cam:80/x"
