@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from hermes_lab.session import StreamSession
     from hermes_lab.video import FrameSource
 
+MOST_PIXELS = 8192 * 6144  # of one picture: 8K video and 48-megapixel photographs fit
+LONGEST_SIDE_PX = 4096  # larger pictures are scaled down, so that a chunk of them fits into memory
+
 
 @dataclass(frozen=True)
 class RunOptions:
@@ -47,7 +50,10 @@ def prepare(options: RunOptions, questions: list[Question]) -> tuple[StreamSessi
     from hermes_lab import video
 
     policy = _check(options, questions)
-    frames = video.open(options.source, fps=options.fps, max_frames=options.max_frames)
+    frames = video.open(
+        options.source, fps=options.fps, max_frames=options.max_frames, max_side_px=LONGEST_SIDE_PX,
+        limits=video.Limits(max_pixels=MOST_PIXELS),
+    )  # fmt: skip
     from hermes_lab.lab import load
     from hermes_lab.session import StreamSession
 

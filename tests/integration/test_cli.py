@@ -347,6 +347,27 @@ def test_notes_of_a_source_are_said_and_are_no_failure(
     assert note in capsys.readouterr().err
 
 
+def test_pictures_of_any_size_fit_into_memory(
+    model: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    Image.new("RGB", (8300, 6200)).save(tmp_path / "a.png")
+    assert main(["run", str(tmp_path), "--model", model]) == 2
+    assert "frames of 8300 x 6200 = 51460000 pixels and the limit is" in capsys.readouterr().err
+    fed: list[tuple[int, ...]] = []
+    feed = StreamSession.feed
+    monkeypatch.setattr(
+        StreamSession,
+        "feed",
+        lambda self, chunk: fed.append(chunk.images.shape) or feed(self, chunk),
+    )
+    Image.new("RGB", (8200, 100)).save(tmp_path / "a.png")
+    code, said = report(capsys, str(tmp_path), "--model", model)
+    assert (code, said["frames"], fed) == (0, 1, [(1, 50, 4096, 3)])
+
+
 def test_missing_recording(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["show", str(tmp_path / "nothing")]) == 2
     assert "nothing" in capsys.readouterr().err
