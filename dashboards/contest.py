@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dashboards.job import Progress
-from dashboards.limits import limits
+from dashboards.limits import bounded_chunks, limits
 from dashboards.policy_text import full_spec
 from dashboards.tracker import Tracker
 from hermes_lab import policies, video
@@ -141,7 +141,7 @@ def hold(
             limits=limits(),
             max_frames=max_frames,
         ) as opened:
-            for chunk in opened.chunks(chunk_frames):
+            for chunk in bounded_chunks(opened, chunk_frames):
                 shape = chunk[0].image.shape[:2]
                 base.feed(chunk)
                 frames = base.stream.frames_seen

@@ -8,11 +8,12 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from dashboards.scene import Picture, Scene
+from dashboards.pictures import HIGH_PX, Picture
+from dashboards.scene import Scene
 from hermes_lab import figures
 
 FILM_FRAMES = 10
-HEIGHT_PX = 92
+HEIGHT_PX = HIGH_PX // 2
 
 
 @dataclass(frozen=True)

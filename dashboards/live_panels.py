@@ -13,7 +13,8 @@ from dashboards.canvas import draw_stage
 from dashboards.film import Film, film_of
 from dashboards.furniture import about, go_to
 from dashboards.on_the_way import OnTheWay
-from dashboards.scene import Picture, Scene
+from dashboards.pictures import Picture
+from dashboards.scene import Scene
 from dashboards.stage import Moment, Thumbnails, numbers, payload
 from hermes_lab import figures
 from hermes_lab.recording import TokenState

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from dashboards.pictures import Picture
 from dashboards.policy_text import short_spec
 from hermes_lab.figures import Strip, make_strip
 from hermes_lab.recording import Recording, Retention, TokenState
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from dashboards.stream_view import View
     from dashboards.worker import StreamWorker
 
-Picture = npt.NDArray[np.uint8]
 SHORTEST_ROOM = 64
 
 

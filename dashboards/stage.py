@@ -9,13 +9,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
-from PIL import Image
 
 from dashboards.canvas import ON_ITS_WAY, packed, strip_head
-from dashboards.film import FILM_FRAMES, HEIGHT_PX, Film
+from dashboards.film import FILM_FRAMES, Film
 from dashboards.on_the_way import OnTheWay
-from dashboards.scene import Picture, Scene
+from dashboards.pictures import Picture, to_jpeg
+from dashboards.scene import Scene
 from hermes_lab.figures import Strip, make_strip
 
 if TYPE_CHECKING:
@@ -45,7 +44,7 @@ class Thumbnails:
                 return None
             if len(self._made) >= KEPT_PICTURES:
                 self._made.pop(next(iter(self._made)))
-            self._made[frame] = _jpeg(picture)
+            self._made[frame] = to_jpeg(picture, 85)
         return self._made[frame]
 
 
@@ -149,16 +148,6 @@ def _caption(frame: int, way: OnTheWay, drawn: set[int]) -> str:
     if way.frames:
         words += f", {len(way.frames)} of {way.slots} of the next chunk"
     return words if frame in drawn else f"{words}: no picture was recorded"
-
-
-def _jpeg(picture: npt.NDArray[np.uint8]) -> bytes:
-    """A frame at twice its size on the page, or smaller where it comes smaller."""
-    image = Image.fromarray(np.ascontiguousarray(picture))
-    high = min(2 * HEIGHT_PX, image.height)
-    image = image.resize((max(1, round(image.width * high / image.height)), high))
-    out = io.BytesIO()
-    image.save(out, "JPEG", quality=85)
-    return out.getvalue()
 
 
 def _empty(layers: int) -> Strip:

@@ -17,12 +17,11 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any, ClassVar, TypeVar
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
 from dashboards import snippets
-from dashboards.limits import limits
+from dashboards.limits import check_chunk, limits
+from dashboards.pictures import Picture, Pictures
 from dashboards.policy_text import full_spec
 from dashboards.stream_view import UNPACED, StreamSettings, View
 from dashboards.tracker import Tracker
@@ -33,8 +32,6 @@ from hermes_lab.session import StreamSession
 from hermes_lab.video import Frame, FrameSource
 
 T = TypeVar("T")
-PICTURES_KEPT = 4096
-
 _LOG = logging.getLogger(__name__)
 
 
@@ -59,7 +56,7 @@ class StreamWorker:
         self._steps_wanted = 0
         self._speed = settings.speed
         self._tracker = Tracker()
-        self._pictures: dict[int, npt.NDArray[np.uint8]] = {}
+        self._pictures = Pictures()
         self._durations: list[tuple[float, int]] = []
         self._waiting: list[Frame] = []
         self._next_due = 0.0
@@ -74,10 +71,9 @@ class StreamWorker:
         with self._lock:
             return self._view
 
-    def picture(self, frame: int) -> npt.NDArray[np.uint8] | None:
-        """A frame that was streamed; None where it is too long ago."""
-        with self._lock:
-            return self._pictures.get(frame)
+    def picture(self, frame: int) -> Picture | None:
+        """A frame that was streamed, small; None where it is too long ago."""
+        return self._pictures.get(frame)
 
     @property
     def alive(self) -> bool:
@@ -257,11 +253,10 @@ class StreamWorker:
         return False
 
     def _arrive(self, frame: Frame) -> None:
+        if frame.index == 0:
+            check_chunk(frame, self.settings.chunk_frames)
         self._waiting.append(frame)
-        with self._lock:
-            self._pictures[frame.index] = frame.image
-            if len(self._pictures) > PICTURES_KEPT:
-                self._pictures.pop(next(iter(self._pictures)))
+        self._pictures.add(frame.index, frame.image)
         self._publish(
             on_the_way=tuple((f.index, f.time_s) for f in self._waiting),
             frames_arrived=frame.index + 1,
