@@ -11,7 +11,8 @@ import streamlit as st
 
 from dashboards import snippets, state
 from dashboards.atlas_patches import patches, picture_of
-from dashboards.furniture import about, chart
+from dashboards.furniture import about, chart, refuse
+from dashboards.plain_text import printable
 from dashboards.resources import things
 from hermes_lab import figures
 from hermes_lab.figures import HeldFrames
@@ -48,7 +49,7 @@ def probes_of(recording: Recording) -> list[Probe]:
             index = max(0, int(np.searchsorted(steps, answer.step - 1, side="right")) - 1)
             found.append(
                 Probe(
-                    f"question {n + 1}: {answer.question} ({answer.time_s:.0f} s)", answer.attention, index,
+                    printable(f"question {n + 1}: {answer.question} ({answer.time_s:.0f} s)"), answer.attention, index,
                     f"summary = recording.answers[{n}].attention\n"
                     f"held = figures.held_frames(recording.steps[{index}], recording.tokens)",
                 )
@@ -339,7 +340,7 @@ def weighted(layer: int, head: int) -> None:
         try:
             found = worker.submit(lambda s: value_weighted(s, question, layer, head)).result(60)
         except Exception as error:
-            st.error(str(error) or "The stream is busy; pause it and try again.")
+            refuse(str(error) or "The stream is busy; pause it and try again.")
         else:
             code = (
                 snippets.WORKBENCH

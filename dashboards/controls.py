@@ -11,6 +11,8 @@ from typing import Any, Union, get_args, get_origin
 
 import streamlit as st
 
+from dashboards.furniture import refuse
+from dashboards.plain_text import printable
 from dashboards.state import lasting
 from hermes_lab import policies
 from hermes_lab.errors import LabError, ModelError
@@ -28,7 +30,7 @@ def model_choices() -> dict[str, str]:
 
     found = {name: name for name in names()}
     for folder in filter(None, os.environ.get(MODELS_VARIABLE, "").split(os.pathsep)):
-        found[Path(folder).name] = str(Path(folder).resolve())
+        found[printable(Path(folder).name)] = str(Path(folder).resolve())
     return found
 
 
@@ -118,7 +120,7 @@ def policy_picker(
         return policies.from_config({"policy": chosen, **values}), chosen
     except LabError as error:
         problem = str(error)
-    st.error(problem)
+    refuse(problem)
     return None, chosen
 
 

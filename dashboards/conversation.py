@@ -9,6 +9,7 @@ import streamlit as st
 
 from dashboards.canvas import show_picture
 from dashboards.furniture import chart
+from dashboards.plain_text import plain, printable
 from dashboards.scene import Scene
 from dashboards.stage import mebibytes
 from hermes_lab import figures
@@ -28,10 +29,10 @@ def live_answers(scene: Scene, view: View) -> None:
 def conversation(answer: Answer, scene: Scene | None, place: int = 0) -> None:
     """One question, its answer, its cost, and the frames that it attended to most."""
     with st.chat_message("user"):
-        st.markdown(answer.question)
+        st.text(printable(answer.question))
     with st.chat_message("assistant"):
-        st.markdown(f"**{answer.text or '(empty answer)'}**")
-        tops = ", ".join(f"{text.strip() or '(space)'} {p:.0%}" for text, p in answer.top[:3])
+        st.text(printable(answer.text) or "(empty answer)")
+        tops = ", ".join(f"{plain(t.strip() or '(space)')} {p:.0%}" for t, p in answer.top[:3])
         st.caption(
             f"At {answer.time_s:.0f} s. TTFT {1000 * answer.ttft_s:.0f} ms over {mebibytes(answer.cache_bytes)} of "
             f"cache. Likeliest first words: {tops}."

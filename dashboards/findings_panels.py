@@ -10,9 +10,9 @@ from analysis.claims import Finding, Verdict
 from analysis.drawing import drawn
 from analysis.report import Report
 from analysis.result import FigureSpec, StudyResult, Table
-from dashboards import snippets, state
-from dashboards.furniture import about, chart, offer
-from dashboards.reports import REPORT, reports_folder
+from dashboards import reports, snippets, state
+from dashboards.furniture import about, chart, offer, refuse
+from dashboards.plain_text import code, plain
 from dashboards.resources import things
 from hermes_lab import figures
 from hermes_lab.errors import LabError
@@ -36,7 +36,7 @@ ROLES = {
 
 def report(found: Report, name: str, view: state.ViewState) -> None:
     """All claims at a glance, then one study whole."""
-    st.caption(f"About **{found.model}**, made by `{found.command}`.")
+    st.caption(f"About **{plain(found.model)}**, made by {code(found.command)}.")
     if not any(s.findings for s in found.studies):
         st.info("The report holds no claim.")
         return
@@ -56,7 +56,7 @@ def report(found: Report, name: str, view: state.ViewState) -> None:
     st.dataframe(rows, hide_index=True, width="stretch", key="findings-table")
     offer(
         key="findings-table-files", name="claims", rows=(tuple(rows[0]), [tuple(r.values()) for r in rows]),
-        code=f"{snippets.report(reports_folder() / name / REPORT)}for study in report.studies:\n"
+        code=f"{snippets.report(reports.path(name))}for study in report.studies:\n"
         "    for finding in study.findings:\n        print(study.study, finding.claim.sentence, finding.verdict, finding.estimate)",
     )  # fmt: skip
     about(
@@ -79,13 +79,14 @@ def report(found: Report, name: str, view: state.ViewState) -> None:
     with st.expander(f"Controls of the method and replications ({len(found.controls)})"):
         for c in found.controls:
             st.markdown(
-                f"- {c.kind}, {c.model}, {c.claim}: **{c.verdict.value}** ({c.estimate}). {c.because}"
+                f"- {plain(c.kind)}, {plain(c.model)}, {plain(c.claim)}: **{c.verdict.value}** ({plain(c.estimate)}). "
+                f"{plain(c.because)}"
             )
     with st.expander("Checklist of the whole report"):
         for item in found.checklist:
             where = ", ".join(item.where) or "nobody"
             st.markdown(
-                f"{item.number}. {'[x]' if item.satisfied else '[ ]'} {item.title} ({where})"
+                f"{item.number}. {'[x]' if item.satisfied else '[ ]'} {plain(item.title)} ({plain(where)})"
             )
 
 
@@ -97,11 +98,11 @@ def strongest(finding: Finding) -> str:
 def claim(result: StudyResult, finding: Finding, report_name: str) -> None:
     """One claim: what it says, its number beside its nulls, and why the verdict."""
     said = finding.claim
-    st.subheader(said.sentence, anchor=False)
-    st.markdown(f"**{_SIGNS[finding.verdict]}**: {finding.because}")
+    st.subheader(plain(said.sentence), anchor=False)
+    st.markdown(f"**{_SIGNS[finding.verdict]}**: {plain(finding.because)}")
     st.markdown(
-        f"- Metric: {said.metric}\n- Refuted if: {said.refuted_if}\n- Status: {said.status}"
-        + (f"\n- Original claim: {said.paper}" if said.paper else "")
+        f"- Metric: {plain(said.metric)}\n- Refuted if: {plain(said.refuted_if)}\n- Status: {plain(said.status)}"
+        + (f"\n- Original claim: {plain(said.paper)}" if said.paper else "")
     )
     e = finding.estimate
     rows: list[Row] = [("observed", "observed", e.value, e.low, e.high)]
@@ -135,22 +136,22 @@ def claim(result: StudyResult, finding: Finding, report_name: str) -> None:
 
 def study(result: StudyResult, report_name: str) -> None:
     """The study behind the claim."""
-    with st.expander(f"Study {result.study}: {result.title}", expanded=False):
-        st.markdown(f"**Question.** {result.question}\n\n**Scope.** {result.scope}")
+    with st.expander(f"Study {plain(result.study)}: {plain(result.title)}", expanded=False):
+        st.markdown(f"**Question.** {plain(result.question)}\n\n**Scope.** {plain(result.scope)}")
         setup = result.setup
         st.markdown(
-            f"**Set-up.** {setup.model} ({setup.layers} layers, {setup.query_heads} heads), {setup.frames} frames at "
-            f"{setup.fps:g} fps, cache policy {setup.cache_policy}, {setup.hardware}. "
-            f"**Data.** {result.data.kind}: {len(result.data.held_out)} held-out streams, {result.data.questions} questions, "
-            f"{result.data.selection_rule}."
+            f"**Set-up.** {plain(setup.model)} ({setup.layers} layers, {setup.query_heads} heads), {setup.frames} frames "
+            f"at {setup.fps:g} fps, cache policy {plain(setup.cache_policy)}, {plain(setup.hardware)}. "
+            f"**Data.** {plain(result.data.kind)}: {len(result.data.held_out)} held-out streams, {result.data.questions} "
+            f"questions, {plain(result.data.selection_rule)}."
         )
         for title, lines in (
             ("Negative results", result.negatives),
             ("Robustness", result.robustness),
         ):
-            st.markdown(f"**{title}.**\n" + "\n".join(f"- {line}" for line in lines))
+            st.markdown(f"**{title}.**\n" + "\n".join(f"- {plain(line)}" for line in lines))
         st.markdown(
-            f"**Analyses looked at.** {result.analyses}. **Again:** `{result.reproduce.command}`"
+            f"**Analyses looked at.** {result.analyses}. **Again:** {code(result.reproduce.command)}"
         )
         for spec in result.figures:
             figure(result, spec, report_name)
@@ -160,7 +161,7 @@ def study(result: StudyResult, report_name: str) -> None:
 
 def recipe(result: StudyResult, report_name: str, imports: str = "") -> str:
     """Python that reads the study again."""
-    return snippets.study(reports_folder() / report_name / REPORT, result.study, imports)
+    return snippets.study(reports.path(report_name), result.study, imports)
 
 
 def figure(result: StudyResult, spec: FigureSpec, report_name: str) -> None:
@@ -168,7 +169,7 @@ def figure(result: StudyResult, spec: FigureSpec, report_name: str) -> None:
     try:
         picture = drawn(result, spec)
     except LabError as error:
-        st.caption(str(error))
+        st.caption(plain(error))
         return
     table = result.table(spec.tables[0])
     chart(
@@ -177,11 +178,11 @@ def figure(result: StudyResult, spec: FigureSpec, report_name: str) -> None:
         f"drawn(result, next(f for f in result.figures if f.name == {spec.name!r})).show()",
         rows=(table.columns, table.rows),
     )  # fmt: skip
-    about(spec.shows, spec.cannot_tell)
+    about(plain(spec.shows), plain(spec.cannot_tell))
 
 
 def data_table(result: StudyResult, table: Table, report_name: str) -> None:
-    st.markdown(f"**{table.name}.** {table.caption}")
+    st.markdown(f"**{plain(table.name)}.** {plain(table.caption)}")
     shown = [dict(zip(table.columns, row, strict=True)) for row in table.rows[:200]]
     st.dataframe(
         shown, hide_index=True, width="stretch", key=f"findings-{result.study}-table-{table.name}"
@@ -276,14 +277,14 @@ def knockout() -> None:
                 )
             except (LabError, TimeoutError) as error:
                 st.session_state.pop("knock-result", None)
-                st.error(str(error) or "The stream is busy; pause it and try again.")
+                refuse(str(error) or "The stream is busy; pause it and try again.")
     reading = st.session_state.get("knock-result")
     if reading is None:
         return
     worse = int((reading.random[:, 1] <= reading.targeted[1]).sum())
     st.markdown(
-        f"With everything: **{reading.answer.strip() or '(space)'}** (logit {reading.logit:.2f}, log-probability "
-        f"{reading.log_prob:.2f}). Without the chosen tokens the first word is **{reading.after.strip() or '(space)'}**, and "
+        f"With everything: **{plain(reading.answer.strip() or '(space)')}** (logit {reading.logit:.2f}, log-probability "
+        f"{reading.log_prob:.2f}). Without the chosen tokens the first word is **{plain(reading.after.strip() or '(space)')}**, and "
         f"the log-probability moves by {reading.targeted[1]:+.2f}. Of {len(reading.random)} random sets of the same size, "
         f"{worse} move it down as far or further. Hidden a layer: {min(reading.hidden_tokens)} to {max(reading.hidden_tokens)} tokens."
     )

@@ -17,7 +17,7 @@ import streamlit as st
 
 from dashboards import state
 from dashboards.canvas import png_bytes
-from hermes_lab.errors import LabError
+from dashboards.plain_text import plain, portable, printable
 from hermes_lab.figures import CONFIG, to_html
 
 Rows = tuple[Sequence[str], Sequence[Sequence[Any]]]
@@ -93,22 +93,23 @@ def offer(
         of: what they belong to, where that does not stand right above.
     """
     with st.expander("Copy as Python, download" + (f": {of}" if of else "")):
-        st.code(code.strip(), language="python")
+        st.code(printable(code.strip()), language="python")
         is_table = rows is not None and html is None
         if rows is not None:
             csv_text = csv_text or _csv_maker(rows)
             html = html or _table_maker(name, rows)
+        stem = portable(name)
         files = [
-            ("CSV", csv_text, f"{name}.csv", "text/csv"),
-            ("HTML", html, f"{name}.html", "text/html"),
-            ("SVG", svg, f"{name}.svg", "image/svg+xml"),
+            ("CSV", csv_text, f"{stem}.csv", "text/csv"),
+            ("HTML", html, f"{stem}.html", "text/html"),
+            ("SVG", svg, f"{stem}.svg", "image/svg+xml"),
         ]
         with st.container(horizontal=True, vertical_alignment="center"):
             for label, make, file, mime in files:
                 if make is not None:
                     st.download_button(
                         label,
-                        make,
+                        _carried(make),
                         file_name=file,
                         mime=mime,
                         key=f"{key}-{label}",
@@ -116,6 +117,11 @@ def offer(
                     )
             if svg is None and not is_table:
                 st.caption("SVG: point at the figure and press the camera in its corner.")
+
+
+def _carried(make: Callable[[], str]) -> Callable[[], str]:
+    """The same file, of text that UTF-8 can carry."""
+    return lambda: printable(make())
 
 
 def picture_offer(
@@ -181,9 +187,14 @@ def _csv_maker(rows: Rows) -> Callable[[], str]:
     return make
 
 
-def refuse(error: LabError | str) -> None:
+def refuse(error: Exception | str) -> None:
     """One clear sentence instead of a traceback."""
-    st.error(str(error))
+    st.error(plain(error))
+
+
+def caution(sentence: str) -> None:
+    """A sentence to heed, which may quote names from elsewhere."""
+    st.warning(plain(sentence))
 
 
 def go_to(page: str, label: str, **changes: Any) -> None:

@@ -12,8 +12,9 @@ from dashboards import contest, snippets, state
 from dashboards.canvas import draw_strip
 from dashboards.contest import Contest
 from dashboards.controls import model_named, model_picker, policy_picker
-from dashboards.furniture import about, chart, offer
+from dashboards.furniture import about, caution, chart, offer, refuse
 from dashboards.job import Job, Progress
+from dashboards.plain_text import code, plain
 from dashboards.policy_text import full_spec
 from dashboards.snippets import literal
 from dashboards.sources import Source, source_picker
@@ -186,9 +187,9 @@ def save(policy: Policy, key: str) -> None:
             try:
                 write_text(path, policy_code(spec))
             except OSError as error:
-                st.error(f"{str(path)!r} cannot be written ({error.strerror}).")
+                refuse(f"{str(path)!r} cannot be written ({error.strerror}).")
             else:
-                st.success(f"Saved to `{path}`.")
+                st.success(f"Saved to {code(path)}.")
 
 
 def policy_code(spec: str) -> str:
@@ -204,7 +205,7 @@ def progress(job: Job[Outcome]) -> None:
         if not job.running:
             st.rerun(scope="app")
         share, what = job.progress
-        st.progress(share, text=what)
+        st.progress(share, text=plain(what))
 
     bar()
     if st.button("Cancel", key="lab-cancel"):
@@ -245,7 +246,7 @@ def numbers(result: Contest, recipes: Recipes) -> None:
     )  # fmt: skip
     for run in result.runs:
         if run.problem:
-            st.warning(f"{run.name}: {run.problem}")
+            caution(f"{run.name}: {run.problem}")
     about(
         "all policies on the same encoded frames with the same budget in tokens; full keeps everything, as the ceiling.",
         "speed on other hardware; a policy that keeps fewer bytes than it may is at a disadvantage, so read the bytes first.",
@@ -299,7 +300,7 @@ def strips(result: Contest, recipes: Recipes) -> None:
     columns = st.columns(2)
     for n, run in enumerate(result.runs):
         with columns[n % 2]:
-            st.markdown(f"**{run.name}**")
+            st.markdown(f"**{plain(run.name)}**")
             draw_strip(
                 run.strip,
                 key=f"lab-strip-{n}",

@@ -11,9 +11,10 @@ import streamlit as st
 from dashboards import state
 from dashboards.canvas import draw_stage
 from dashboards.film import Film, film_of
-from dashboards.furniture import about, go_to
+from dashboards.furniture import about, caution, go_to, refuse
 from dashboards.on_the_way import OnTheWay
 from dashboards.pictures import Picture
+from dashboards.plain_text import code
 from dashboards.scene import Scene
 from dashboards.stage import Moment, Thumbnails, numbers, payload
 from hermes_lab import figures
@@ -163,7 +164,8 @@ def explained() -> None:
 
 
 def which_policy(policy: str, model: str) -> None:
-    st.caption(f"`{policy}` on `{model.rstrip('/').rsplit('/', 1)[-1]}`")
+    name = code(model.rstrip("/").rsplit("/", 1)[-1])
+    st.caption(f"{code(policy)} on {name}" if policy else name)
 
 
 def clicked(scene: Scene | None, recording_name: str) -> None:
@@ -193,16 +195,16 @@ def clicked(scene: Scene | None, recording_name: str) -> None:
 def messages(worker: StreamWorker, view: View) -> None:
     """Status, cautions and errors of the running stream."""
     if view.error:
-        st.error(view.error)
+        refuse(view.error)
     for note in view.notes:
-        st.warning(note)
+        caution(note)
     if view.source_kind:
         from hermes_lab import pocket
 
-        for caution in pocket.cautions(
+        for sentence in pocket.cautions(
             worker.settings.model, view.source_kind, worker.settings.source, view.expected_frames
         ):
-            st.warning(caution)
+            caution(sentence)
     words = {
         "loading": "Loading the model and opening the source ...",
         "playing": "Streaming.",

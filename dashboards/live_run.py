@@ -11,6 +11,7 @@ from dashboards import live_panels as panels
 from dashboards import snippets, state
 from dashboards.controls import model_named, model_picker, policy_picker
 from dashboards.conversation import live_answers
+from dashboards.furniture import refuse
 from dashboards.live_files import running_files
 from dashboards.on_the_way import TICK_S, live_way
 from dashboards.policy_text import full_spec
@@ -63,20 +64,20 @@ def start_form(view: state.ViewState) -> None:
         assert policy is not None and source is not None
         try:
             store = Store.from_environment()
-            run_name = f"live-{datetime.now():%Y%m%d-%H%M%S}"
+            folder = store.reserve(f"live-{datetime.now():%Y%m%d-%H%M%S}") if record else None
             settings = StreamSettings(
                 source=source.path, label=source.label, model=model_named(model), policy=policy.config(),
                 fps=fps, chunk_frames=int(chunk), speed=SPEEDS[speed],
-                record=store.new_path(run_name) if record else None, record_level="rows",
+                record=folder, record_level="rows",
                 max_frames=source.max_frames,
             )  # fmt: skip
             things().start(settings)
             st.session_state["live-policy"] = full_spec(policy.config())
             state.forget("live-speed-now")  # this stream begins at the speed of the form
-            if record:
-                state.change_recording(run_name)
+            if folder is not None:
+                state.change_recording(folder.name)
         except LabError as error:
-            st.error(str(error))
+            refuse(error)
         else:
             st.rerun()  # the controls of a running stream were drawn for none
     if stop.button("Stop", width="stretch", disabled=running is None):

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from analysis.report import Report, read
+from dashboards.plain_text import called
 from hermes_lab.errors import LabError
 
 FOLDER_VARIABLE = "HERMES_LAB_REPORTS"
@@ -17,11 +18,27 @@ def reports_folder() -> Path:
     return Path(os.environ.get(FOLDER_VARIABLE, "reports")).resolve()
 
 
-def names() -> list[str]:
-    """Reports in the folder, the newest first."""
+def folders() -> dict[str, Path]:
+    """Reports in the folder by the names that pages call them by, the newest first."""
     root = reports_folder()
     found = [p for p in root.glob(f"*/{REPORT}") if p.resolve().is_relative_to(root)]
-    return [p.parent.name for p in sorted(found, key=lambda p: p.stat().st_mtime, reverse=True)]
+    newest = sorted(found, key=lambda p: p.stat().st_mtime, reverse=True)
+    name_of = {folder: name for name, folder in called(p.parent for p in newest).items()}
+    return {name_of[p.parent]: p.parent for p in newest}
+
+
+def path(name: str) -> Path:
+    """Where the report of that name lies.
+
+    Raises:
+        LabError: there is none of that name.
+    """
+    found = folders()
+    if name not in found:
+        raise LabError(
+            f"There is no report {name!r} in {str(reports_folder())!r}; run `hermes-lab study all`."
+        )
+    return found[name] / REPORT
 
 
 def read_report(name: str) -> Report:
@@ -30,11 +47,7 @@ def read_report(name: str) -> Report:
     Raises:
         LabError: there is none of that name, it is damaged, or a verdict in it stands without its controls.
     """
-    if name not in names():
-        raise LabError(
-            f"There is no report {name!r} in {str(reports_folder())!r}; run `hermes-lab study all`."
-        )
-    report = read(reports_folder() / name / REPORT)
+    report = read(path(name))
     for result in report.studies:
         result.validate()
     return report

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import tempfile
 from collections.abc import Callable
@@ -11,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
+from dashboards.furniture import caution, refuse
 from dashboards.job import Job, Progress
+from dashboards.plain_text import plain
 from dashboards.state import ViewState
-from dashboards.store import Store, open_recording, stamp
+from dashboards.store import Stamp, Store, open_recording, stamp
 from hermes_lab.errors import LabError, VideoError
 from hermes_lab.recording import Recording, Retention
 
@@ -93,9 +96,9 @@ def things() -> SessionThings:
     return SessionThings()
 
 
-@st.cache_resource(scope="session", max_entries=3, show_spinner=False)
-def _opened(key: tuple[str, int, int]) -> Recording:
-    return open_recording(Path(key[0]))
+@st.cache_resource(scope="session", max_entries=2, show_spinner=False)  # one to compare with
+def _opened(key: Stamp) -> Recording:
+    return open_recording(Path(os.fsdecode(key[0])))
 
 
 def recording_of(name: str) -> Recording:
@@ -107,8 +110,8 @@ def recording_of(name: str) -> Recording:
     return _opened(stamp(Store.from_environment().path(name)))
 
 
-@st.cache_resource(scope="session", max_entries=3, show_spinner=False)
-def _retention(key: tuple[str, int, int]) -> Retention:
+@st.cache_resource(scope="session", max_entries=1, show_spinner=False)  # 190 MB for 10,000 frames
+def _retention(key: Stamp) -> Retention:
     return _opened(key).retention()
 
 
@@ -143,7 +146,7 @@ def chosen_recording(
     if wanted not in names and being_made(wanted):
         return None
     if wanted not in names:
-        st.warning(f"There is no recording {wanted!r} here; showing {names[0]!r} instead.")
+        caution(f"There is no recording {wanted!r} here; showing {names[0]!r} instead.")
         wanted = names[0]
     initial(key, wanted)
     if st.session_state[key] not in names:
@@ -154,11 +157,11 @@ def chosen_recording(
     try:
         recording = recording_of(name)
     except LabError as error:
-        st.error(str(error))
+        refuse(error)
         return None
     for problem in recording.problems:
-        st.warning(problem)
+        caution(problem)
     if not len(recording.steps):
-        st.info(f"The recording {name!r} has no step yet.")
+        st.info(f"The recording {plain(repr(name))} has no step yet.")
         return None
     return recording

@@ -7,6 +7,8 @@ from typing import get_args
 
 import streamlit as st
 
+from dashboards.furniture import refuse
+from dashboards.plain_text import plain
 from dashboards.resources import things
 from dashboards.state import ViewState, lasting
 from hermes_lab.errors import LabError
@@ -87,12 +89,12 @@ def _upload() -> Source | None:
             st.session_state[UPLOADED] = str(error)
     kept: Source | str | None = st.session_state.get(UPLOADED)
     if isinstance(kept, str):
-        st.error(kept)
+        refuse(kept)
         return None
     if kept is None:
         st.caption("Choose a video file to stream.")
     elif given is None:  # the page was left: the file is still here, though the box above is empty
-        st.caption(f"{kept.label} is still here; choose another file to replace it.")
+        st.caption(f"{plain(kept.label)} is still here; choose another file to replace it.")
     return kept
 
 

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import io
 import os
-import re
 import shutil
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from dashboards.plain_text import called, portable
 from dashboards.state import BUNDLED
 from hermes_lab.errors import RecordingError, nearest
 from hermes_lab.recording import Recording, RecordingEntry, list_recordings
-from hermes_lab.recording.format import MANIFEST, PARTS
+from hermes_lab.recording.format import MANIFEST, PARTS, TEMPORARY_SUFFIX, parse_part_name
 
 FOLDER_VARIABLE = "HERMES_LAB_RECORDINGS"
-_NAME = re.compile(r"[A-Za-z0-9][\w.+-]{0,79}")
 
 
 @dataclass(frozen=True)
@@ -30,45 +29,62 @@ class Store:
         """The folder that the command line named, or `runs` where the app was started."""
         return cls(Path(os.environ.get(FOLDER_VARIABLE, "runs")).resolve())
 
-    def entries(self) -> list[RecordingEntry]:
-        """Recordings in the folder, newest first; links out of it are left out."""
-        return [e for e in list_recordings(self.root) if self._inside(e.folder)]
+    def folders(self) -> dict[str, Path]:
+        """Recordings in the folder, by the names that pages call them by; links out of it are left out."""
+        try:
+            inside = sorted(self.root.iterdir())
+        except OSError:
+            return {}
+        return called(
+            (p for p in inside if os.path.isfile(p / MANIFEST) and self._inside(p)), {BUNDLED}
+        )
+
+    def listing(self) -> list[tuple[str, RecordingEntry]]:
+        """Every recording with its name: the bundled one first, where there is one, then the newest."""
+        own = [(name, _entry(folder)) for name, folder in self.folders().items()]
+        own.sort(
+            key=lambda n: "" if n[1].manifest is None else str(n[1].manifest.created), reverse=True
+        )
+        bundled = bundled_path()
+        return [*([(BUNDLED, _entry(bundled))] if bundled else []), *own]
 
     def names(self) -> list[str]:
-        """What can be opened: the bundled recording first, where there is one."""
-        own = [e.folder.name for e in self.entries() if e.manifest is not None]
-        return [*([BUNDLED] if bundled_path() else []), *own]
+        """What can be opened, in the order of `listing`."""
+        return [name for name, entry in self.listing() if entry.manifest is not None]
 
     def path(self, name: str) -> Path:
         """The folder of a recording by name.
 
         Raises:
-            RecordingError: there is none of that name, or the name tries to leave the folder.
+            RecordingError: there is none of that name.
         """
+        folders = self.folders()
         if name == BUNDLED and (found := bundled_path()):
             return found
-        folder = self.root / name
-        if not _NAME.fullmatch(name) or not self._inside(folder):
+        if name not in folders:
             raise RecordingError(
-                f"{name!r} is not the name of a recording in {str(self.root)!r}; choose one from the list."
+                f"There is no recording {name!r} in {str(self.root)!r}; {nearest(name, folders)}"
             )
-        if not (folder / MANIFEST).is_file():
-            raise RecordingError(f"There is no recording {name!r}; {nearest(name, self.names())}")
-        return folder
+        return folders[name]
 
-    def new_path(self, name: str) -> Path:
-        """Where a new recording of that name goes.
+    def reserve(self, name: str) -> Path:
+        """A new, empty folder for a recording, which nobody else is given: of that name, or with a number after it.
 
         Raises:
-            RecordingError: the name is no plain file name, or is taken.
+            RecordingError: the folder of recordings cannot be written.
         """
-        if not _NAME.fullmatch(name) or name == BUNDLED:
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            folder, number = self.root / name, 1
+            while not _made(folder):
+                number += 1
+                folder = self.root / f"{name}-{number}"
+        except OSError as error:
             raise RecordingError(
-                f"{name!r} cannot name a recording; use letters, digits, dots, dashes and underscores."
-            )
-        if (self.root / name).exists():
-            raise RecordingError(f"There is a recording {name!r} already; choose another name.")
-        return self.root / name
+                f"{str(self.root)!r} cannot be written ({error.strerror or error}); start the dashboard with another "
+                "folder for --recordings, or switch recording off."
+            ) from error
+        return folder
 
     def delete(self, name: str) -> None:
         """Remove a recording from disk; anything in its folder that is not part of a recording is refused.
@@ -79,29 +95,78 @@ class Store:
         if name == BUNDLED:
             raise RecordingError("The bundled recording belongs to the package; it is not deleted.")
         folder = self.path(name)
-        foreign = [p.name for p in folder.iterdir() if p.name not in (MANIFEST, PARTS)]
+        _, foreign = _sorted_out(folder)
         if foreign:
             raise RecordingError(
-                f"{str(folder)!r} holds {foreign[0]!r}, which is not part of a recording; delete it by hand."
+                f"{str(folder)!r} holds {str(foreign[0])!r}, which is not part of a recording; delete it by hand."
             )
         shutil.rmtree(folder)
 
     def zipped(self, name: str) -> bytes:
-        """A recording as a zip file whose single folder has the recording's name.
+        """A recording as a zip file whose single folder has the recording's name; links are not followed.
 
         Raises:
             RecordingError: as for `path`.
         """
         folder = self.path(name)
         out = io.BytesIO()
-        with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
-            for path in sorted(folder.rglob("*")):
-                if path.is_file():
-                    archive.write(path, Path(name) / path.relative_to(folder))
+        parts, _ = _sorted_out(folder)
+        with zipfile.ZipFile(
+            out, "w", zipfile.ZIP_DEFLATED, compresslevel=1, strict_timestamps=False
+        ) as archive:
+            for part in parts:
+                archive.write(folder / part, Path(portable(name)) / part)
         return out.getvalue()
+
+    def left_out(self, name: str) -> list[Path]:
+        """What a recording's folder holds beside the recording, which `zipped` leaves out.
+
+        Raises:
+            RecordingError: as for `path`.
+        """
+        return _sorted_out(self.path(name))[1]
 
     def _inside(self, folder: Path) -> bool:
         return folder.resolve().parent == self.root.resolve()
+
+
+def _entry(folder: Path) -> RecordingEntry:
+    """What the list says of one recording; trouble with one of them is said there, and spares the others."""
+    try:
+        (entry,) = list_recordings(folder)
+    except (OSError, ValueError) as error:
+        return RecordingEntry(folder, None, 0, 0, 0, f"It cannot be read ({error}).")
+    return entry
+
+
+def _made(folder: Path) -> bool:
+    """Whether the folder is new; two that ask for one name are not both told so."""
+    try:
+        folder.mkdir()
+    except FileExistsError:
+        return False
+    return True
+
+
+def _sorted_out(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Files of a recording and whatever else lies in its folder, by their paths in it; links are something else.
+
+    What a killed process left half-written is neither.
+    """
+    own: list[Path] = []
+    foreign: list[Path] = []
+    inside = sorted(folder.iterdir())
+    parts = folder / PARTS
+    if parts in inside and parts.is_dir() and not parts.is_symlink():
+        inside.remove(parts)
+        inside += sorted(parts.iterdir())
+    for path in inside:
+        known = path == folder / MANIFEST or (path.parent == parts and parse_part_name(path.name))
+        if known and path.is_file() and not path.is_symlink():
+            own.append(path.relative_to(folder))
+        elif not path.name.endswith(TEMPORARY_SUFFIX) or path.is_symlink():
+            foreign.append(path.relative_to(folder))
+    return own, foreign
 
 
 def bundled_path() -> Path | None:
@@ -112,11 +177,17 @@ def bundled_path() -> Path | None:
     return path if (path / MANIFEST).is_file() else None
 
 
-def stamp(folder: Path) -> tuple[str, int, int]:
-    """Something that changes when a recording grows or is replaced, to know when to read it again."""
+Stamp = tuple[bytes, int, int]
+
+
+def stamp(folder: Path) -> Stamp:
+    """Something that changes when a recording grows or is replaced, to know when to read it again.
+
+    The folder is in it as bytes: Streamlit keeps no value under a key that is not UTF-8.
+    """
     parts = folder / PARTS
     count = sum(1 for _ in parts.iterdir()) if parts.is_dir() else 0
-    return str(folder), count, (folder / MANIFEST).stat().st_mtime_ns
+    return os.fsencode(folder), count, (folder / MANIFEST).stat().st_mtime_ns
 
 
 def open_recording(folder: Path) -> Recording:

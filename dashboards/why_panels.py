@@ -9,6 +9,7 @@ from dashboards import state
 from dashboards.attention_rows import row_of, where_rows_are
 from dashboards.canvas import draw_picture
 from dashboards.furniture import about, chart, offer, picture_offer
+from dashboards.plain_text import printable
 from dashboards.scene import Scene
 from hermes_lab import figures
 from hermes_lab.recording import LayerLife, Recording, TokenLife
@@ -218,7 +219,7 @@ def attended(recording: Recording, layer: int, token: int) -> None:
         st.info("The token belongs to no frame; attention was recorded by frame.")
         return
     probes = [
-        (f"answer {n}: {a.question}", a.attention)
+        (printable(f"answer {n}: {a.question}"), a.attention)
         for n, a in enumerate(recording.answers)
         if a.attention
     ]

@@ -175,6 +175,9 @@ class StreamWorker:
                     self.session.close(reason)
                 except RecordingError as error:
                     self._publish(error=str(error))
+            if settings.record is not None:
+                with suppress(OSError):  # it holds a recording
+                    settings.record.rmdir()
             if self._stop.is_set():
                 self._publish(status="stopped")
             self._refuse_the_rest()

@@ -7,16 +7,17 @@ import streamlit as st
 from dashboards import findings_panels as panels
 from dashboards import reports, state
 from dashboards.furniture import refuse
+from dashboards.plain_text import code
 from hermes_lab.errors import LabError
 
 view = state.open_page("findings")
 st.title("Findings", anchor=False)
 report_tab, knockout_tab = st.tabs(["Report", "Knock out tokens"])
 with report_tab:
-    found = reports.names()
+    found = list(reports.folders())
     if not found:
         st.info(
-            f"There is no report in `{reports.reports_folder()}` yet. Run `hermes-lab study all` (or `--quick`); it "
+            f"There is no report in {code(reports.reports_folder())} yet. Run `hermes-lab study all` (or `--quick`); it "
             "writes reports/latest, and the claims appear here with their nulls and verdicts."
         )
     else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from dashboards import state
+from dashboards.furniture import refuse
 from dashboards.resources import things
 
 view = state.open_page("lab")
@@ -25,6 +26,6 @@ if job is None:
 elif job.running:
     panels.progress(job)
 elif job.error:
-    st.error(job.error)
+    refuse(job.error)
 elif job.result is not None:
     panels.results(*job.result)

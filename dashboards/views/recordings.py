@@ -5,25 +5,19 @@ from __future__ import annotations
 import streamlit as st
 
 from dashboards import state
-from dashboards.furniture import about, chart, go_to, offer
+from dashboards.furniture import about, caution, chart, go_to, offer, refuse
+from dashboards.plain_text import code, plain, portable, printable
 from dashboards.policy_text import short_spec
 from dashboards.resources import being_made, recording_of
-from dashboards.store import Store, bundled_path
+from dashboards.store import Store
 from hermes_lab import figures
 from hermes_lab.errors import LabError
-from hermes_lab.recording import RecordingEntry, diff, list_recordings
+from hermes_lab.recording import RecordingEntry, diff
 from hermes_lab.recording.summary import bytes_text
 
 
-def listing(store: Store) -> list[tuple[str, RecordingEntry]]:
-    """Names and entries: the bundled recording first."""
-    bundled = bundled_path()
-    found = [(state.BUNDLED, e) for e in (list_recordings(bundled) if bundled else [])]
-    return [*found, *((e.folder.name, e) for e in store.entries())]
-
-
 def table(found: list[tuple[str, RecordingEntry]], store: Store) -> None:
-    rows = [
+    facts = [
         {
             "name": name,
             "created (UTC)": e.manifest.created[:19].replace("T", " ") if e.manifest else "",
@@ -37,6 +31,7 @@ def table(found: list[tuple[str, RecordingEntry]], store: Store) -> None:
         }
         for name, e in found
     ]
+    rows = [{k: printable(v) if isinstance(v, str) else v for k, v in f.items()} for f in facts]
     st.dataframe(rows, hide_index=True, width="stretch", key="recordings-table")
     offer(
         key="recordings-table-files", name="recordings", rows=(tuple(rows[0]), [tuple(r.values()) for r in rows]),
@@ -47,15 +42,15 @@ for entry in list_recordings({str(store.root)!r}):
     print(entry.folder, entry.steps, entry.answers, entry.size_bytes, entry.problem or "")
 """,
     )  # fmt: skip
-    total = bytes_text(sum(e.size_bytes for name, e in found if name != state.BUNDLED))
-    st.caption(f"Folder `{store.root}`: {total} in {len(store.entries())} recordings.")
+    own = [e.size_bytes for name, e in found if name != state.BUNDLED]
+    st.caption(f"Folder {code(store.root)}: {bytes_text(sum(own))} in {len(own)} recordings.")
     about(
         "every recording in the folder that this app was started with, and the one that ships with the package.",
         "whether a recording is sound to its last byte; open it, or run `hermes-lab show --verify`.",
     )
     for name, entry in found:
         if entry.problem:
-            st.warning(f"{name}: {entry.problem}")
+            caution(f"{name}: {entry.problem}")
 
 
 def one(store: Store, name: str) -> None:
@@ -63,10 +58,12 @@ def one(store: Store, name: str) -> None:
     try:
         recording = recording_of(name)
         summary = recording.summary()
+        left_out = store.left_out(name)
     except LabError as error:
-        st.error(str(error))
+        refuse(error)
         return
-    st.code(summary.to_text().replace(str(recording.folder), name), language=None, wrap_lines=True)
+    said = summary.to_text().replace(str(recording.folder), name)
+    st.code(printable(said), language=None, wrap_lines=True)
     links = st.columns(5)
     with links[0]:
         go_to("live", "Replay it", mode="", step=None)
@@ -75,14 +72,20 @@ def one(store: Store, name: str) -> None:
     with links[2]:
         go_to("atlas", "Its attention")
     links[3].download_button(
-        "Download as zip", lambda: store.zipped(name), file_name=f"{name}.zip", mime="application/zip",
+        "Download as zip", lambda: store.zipped(name), file_name=f"{portable(name)}.zip", mime="application/zip",
         key="recordings-zip", on_click="ignore",
     )  # fmt: skip
+    if left_out:
+        caution(
+            f"The zip leaves out {str(left_out[0])!r}"
+            + (f" and {len(left_out) - 1} more" if len(left_out) > 1 else "")
+            + ", which is not part of a recording, or a link."
+        )
     with links[4]:
         delete(store, name)
     line = recording.timeline
     left, right = st.columns(2)
-    code = f"""
+    recipe = f"""
 from hermes_lab import figures
 from hermes_lab.recording import Recording
 
@@ -93,14 +96,14 @@ figures.step_times(line.time_s, line.timings).show()
     with left:
         chart(
             figures.memory_curves({name: (line.time_s, line.cache_bytes)}), key="recordings-memory", name=f"{name}-memory",
-            alt="Bytes of the KV cache over stream time", code=code,
+            alt="Bytes of the KV cache over stream time", code=recipe,
             rows=(("time_s", "cache_bytes"), list(zip(line.time_s.tolist(), line.cache_bytes.tolist(), strict=True))),
         )  # fmt: skip
     with right:
         parts = list(line.timings)
         chart(
             figures.step_times(line.time_s, line.timings), key="recordings-times", name=f"{name}-times",
-            alt="Milliseconds of each feed step by part", code=code,
+            alt="Milliseconds of each feed step by part", code=recipe,
             rows=(("time_s", *parts), list(zip(line.time_s.tolist(), *(line.timings[p].tolist() for p in parts), strict=True))),
         )  # fmt: skip
     about(
@@ -118,13 +121,13 @@ def delete(store: Store, name: str) -> None:
         st.session_state["deleting"] = name
     if st.session_state.get("deleting") != name:
         return
-    st.warning(f"Delete {name!r} from disk for good?")
+    caution(f"Delete {name!r} from disk for good?")
     if st.button("Yes, delete it", key="recordings-delete-sure", type="primary"):
         st.session_state.pop("deleting")
         try:
             store.delete(name)
         except (LabError, OSError) as error:
-            st.error(str(error))
+            refuse(error)
             return
         state.forget("w_recording")
         st.session_state["deleted"] = name
@@ -162,7 +165,7 @@ def compare(name: str, other: str) -> None:
         first, second = recording_of(name), recording_of(other)
         agreement = diff(first, second)
     except LabError as error:
-        st.error(str(error))
+        refuse(error)
         return
     st.markdown(
         f"Of the tokens that either holds, both hold **{agreement.mean:.0%}** (mean over steps and layers)."
@@ -192,8 +195,8 @@ view = state.open_page("recordings")
 st.title("Recordings", anchor=False)
 store = Store.from_environment()
 if gone := st.session_state.pop("deleted", None):
-    st.success(f"{gone!r} is deleted.")
-found = listing(store)
+    st.success(f"{plain(repr(gone))} is deleted.")
+found = store.listing()
 if not found:
     st.info(
         "There is no recording yet. Run one on the Live page, or with `hermes-lab run --record runs/first`."
@@ -204,7 +207,7 @@ else:
     if view.recording not in names and being_made(view.recording):
         st.stop()  # choosing another one here would lose it from view
     if view.recording not in names and view.recording != state.BUNDLED:
-        st.warning(f"There is no recording {view.recording!r} here.")
+        caution(f"There is no recording {view.recording!r} here.")
     state.initial("w_recording", view.recording if view.recording in names else names[0])
     if st.session_state["w_recording"] not in names:
         st.session_state["w_recording"] = names[0]

@@ -8,7 +8,7 @@ import streamlit as st
 from dashboards import state
 from dashboards import why_panels as panels
 from dashboards.canvas import draw_strip
-from dashboards.furniture import about
+from dashboards.furniture import about, refuse
 from dashboards.resources import chosen_recording, retention_of
 from dashboards.scene import Scene, recorded_scene
 from hermes_lab.errors import LabError
@@ -77,4 +77,4 @@ if recording is not None:
         panels.life(recording, scene, layer, token)
         panels.attended(recording, layer, token)
     except LabError as error:
-        st.error(str(error))
+        refuse(error)
