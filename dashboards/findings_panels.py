@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
-from analysis.claims import Finding, Verdict
+from analysis.claims import Claim, Finding, Verdict
 from analysis.drawing import drawn
 from analysis.report import Report
 from analysis.result import FigureSpec, StudyResult, Table
@@ -47,7 +47,7 @@ def report(found: Report, name: str, view: state.ViewState) -> None:
             "estimate [95 %]": str(f.estimate),
             "strongest null": strongest(f),
             "p (Holm)": f.p,
-            "status": f.claim.status,
+            "status": status(f.claim),
             "study": s.study,
         }
         for s in found.studies
@@ -90,6 +90,11 @@ def report(found: Report, name: str, view: state.ViewState) -> None:
             )
 
 
+def status(claim: Claim) -> str:
+    """How a claim was tested, in a word that does not sound like its verdict."""
+    return "exploratory" if claim.status == "exploratory" else "confirmatory"
+
+
 def strongest(finding: Finding) -> str:
     control = finding.panel.strongest
     return "-" if control is None else f"{control.name}: {control.estimate}"
@@ -101,7 +106,8 @@ def claim(result: StudyResult, finding: Finding, report_name: str) -> None:
     st.subheader(plain(said.sentence), anchor=False)
     st.markdown(f"**{_SIGNS[finding.verdict]}**: {plain(finding.because)}")
     st.markdown(
-        f"- Metric: {plain(said.metric)}\n- Refuted if: {plain(said.refuted_if)}\n- Status: {plain(said.status)}"
+        f"- Metric: {plain(said.metric)}\n- Refuted if: {plain(said.refuted_if)}\n- Status: {status(said)}, "
+        f"choices were made on {'the same' if status(said) == 'exploratory' else 'other'} streams"
         + (f"\n- Original claim: {plain(said.paper)}" if said.paper else "")
     )
     e = finding.estimate

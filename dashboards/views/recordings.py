@@ -12,7 +12,7 @@ from dashboards.resources import being_made, recording_of
 from dashboards.store import Store
 from hermes_lab import figures
 from hermes_lab.errors import LabError
-from hermes_lab.recording import RecordingEntry, diff
+from hermes_lab.recording import Manifest, RecordingEntry, diff, difference
 from hermes_lab.recording.summary import bytes_text
 
 
@@ -138,10 +138,13 @@ def delete(store: Store, name: str) -> None:
         st.rerun()
 
 
-def choose_other(names: list[str], name: str, view: state.ViewState) -> str | None:
-    """The recording to compare with."""
+def choose_other(manifests: dict[str, Manifest], name: str, view: state.ViewState) -> str | None:
+    """The recording to compare with: one of the same stream."""
     st.subheader("Compare", anchor=False)
-    others = [n for n in names if n != name]
+    apart = {n: difference(manifests[name], m) for n, m in manifests.items() if n != name}
+    others = [n for n, differing in apart.items() if differing is None]
+    if (differing := apart.get(view.other)) is not None:
+        caution(f"{view.other!r} cannot be compared with {name!r}: their {differing}.")
     if not others:
         st.info("Record the same stream under another policy to compare.")
         return None
@@ -203,7 +206,8 @@ if not found:
     )
 else:
     table(found, store)
-    names = [name for name, e in found if e.manifest is not None]
+    manifests = {name: e.manifest for name, e in found if e.manifest is not None}
+    names = list(manifests)
     if view.recording not in names and being_made(view.recording):
         st.stop()  # choosing another one here would lose it from view
     if view.recording not in names and view.recording != state.BUNDLED:
@@ -215,7 +219,7 @@ else:
     if name != view.recording:
         state.change_recording(name)
     summary = st.container()
-    other = choose_other(names, name, view)  # first, so that the links above carry it
+    other = choose_other(manifests, name, view)  # first, so that the links above carry it
     with summary:
         one(store, name)
     if other is not None:

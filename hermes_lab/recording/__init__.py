@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hermes_lab.recording.agreement import Agreement, diff
+from hermes_lab.recording.agreement import Agreement, diff, difference
 from hermes_lab.recording.attention import RowFilter
 from hermes_lab.recording.catalogue import RecordingEntry, list_recordings
 from hermes_lab.recording.format import FORMAT_VERSION, Level, Manifest, ModelInfo, SourceInfo
@@ -34,5 +34,6 @@ __all__ = [
     "TokenState",
     "Trial",
     "diff",
+    "difference",
     "list_recordings",
 ]

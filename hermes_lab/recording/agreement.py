@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from hermes_lab.brief import Brief
 from hermes_lab.errors import RecordingError
+from hermes_lab.recording.format import Manifest
 from hermes_lab.recording.idsets import IntArray
 from hermes_lab.recording.reader import Recording
 from hermes_lab.recording.state import CacheState, follow
@@ -58,18 +59,14 @@ def diff(a: Recording, b: Recording) -> Agreement:
     Raises:
         RecordingError: the recordings are of different streams, or no step ends at the same frame.
     """
-    left, right = a.manifest, b.manifest
-    for what, one, two in (
-        ("source files", left.source.sha256, right.source.sha256),
-        ("frame rates", left.fps, right.fps),
-        ("token grids", left.model.grid, right.model.grid),
-        ("numbers of layers", a.layers, b.layers),
-    ):
-        if one != two and None not in (one, two):
-            raise RecordingError(
-                f"{str(a.folder)!r} and {str(b.folder)!r} cannot be compared: their {what} "
-                f"differ ({one} and {two}); record the same stream twice."
-            )
+    differing = difference(a.manifest, b.manifest)
+    if differing is None and a.layers != b.layers:
+        differing = f"numbers of layers differ ({a.layers} and {b.layers})"
+    if differing is not None:
+        raise RecordingError(
+            f"{str(a.folder)!r} and {str(b.folder)!r} cannot be compared: their {differing}; "
+            "record the same stream twice."
+        )
     frames_seen, at_a, at_b = np.intersect1d(
         a.timeline.frames_seen, b.timeline.frames_seen, return_indices=True
     )
@@ -92,6 +89,24 @@ def diff(a: Recording, b: Recording) -> Agreement:
         for layer, (one, two) in enumerate(zip(states[0].held, states[1].held, strict=True)):
             jaccard[step, layer] = _jaccard(cells[0], one, cells[1], two)
     return Agreement(frames_seen, jaccard)
+
+
+def difference(a: Manifest, b: Manifest) -> str | None:
+    """What shows that two recordings are of different streams, as the middle of a sentence; None where nothing does.
+
+    Files are told apart by their bytes. A source without bytes of its own (a world, a camera) is what its name says.
+    """
+    hashed = None not in (a.source.sha256, b.source.sha256)
+    for what, one, two in (
+        ("source files", a.source.sha256, b.source.sha256) if hashed
+        else ("sources", f"{a.source.kind} {a.source.name!r}", f"{b.source.kind} {b.source.name!r}"),
+        ("frame rates", a.fps, b.fps),
+        ("token grids", a.model.grid, b.model.grid),
+        ("numbers of layers", a.model.layers, b.model.layers),
+    ):  # fmt: skip
+        if one != two and None not in (one, two):
+            return f"{what} differ ({one} and {two})"
+    return None
 
 
 def _advance(recording: Recording, state: CacheState, done: int, upto: int) -> CacheState:

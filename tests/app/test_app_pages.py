@@ -188,3 +188,17 @@ def _numbers(values) -> list[float]:
 def _param(app, name: str) -> str:
     value = app.query_params[name]
     return value[0] if isinstance(value, list) else value
+
+
+def test_only_recordings_of_the_same_stream_are_compared(open_page, runs: Path) -> None:
+    manifest = runs / "second" / "manifest.json"
+    told = json.loads(manifest.read_text())
+    told["source"]["name"] = "world:seed=8,frames=24"
+    manifest.write_text(json.dumps(told))
+    app = sound(open_page("recordings", recording="first", other="second"))
+    assert "both hold" not in text_of(app)
+    assert any("their sources differ" in w.value for w in app.warning)
+    assert any("same stream under another policy" in i.value for i in app.info)
+    app = sound(open_page("recordings", recording="bundled", other="first"))
+    assert "both hold" not in text_of(app)
+    assert any("cannot be compared with 'bundled'" in w.value for w in app.warning)

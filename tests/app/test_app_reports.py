@@ -63,6 +63,8 @@ def test_a_claim_stands_beside_its_null_with_its_verdict(reports: Path, open_pag
     finding = made_up().findings[0]
     assert CLAIM.sentence in said
     assert finding.because in said
+    assert "Status: exploratory, choices were made on the same streams" in said
+    assert list(app.dataframe[0].value["status"]) == ["exploratory"]
     assert "Deep layers showed nothing." in said
     assert list(app.dataframe[0].value["verdict"]) == [finding.verdict.value]
     assert any("findings-forest" in c.proto.id for c in app.get("plotly_chart"))
@@ -75,6 +77,16 @@ def test_a_claim_stands_beside_its_null_with_its_verdict(reports: Path, open_pag
         finding.estimate.value,
         finding.panel.controls[0].estimate.value,
     ]
+
+
+def test_the_status_of_a_claim_does_not_sound_like_its_verdict(reports: Path, open_page) -> None:
+    path = reports / "report.json"
+    path.write_text(path.read_text().replace('"exploratory"', '"confirmed"'))
+    app = sound(open_page("findings", claim=CLAIM.key))
+    assert not app.error
+    assert "Status: confirmatory, choices were made on other streams" in text_of(app)
+    assert "confirmed" not in text_of(app)
+    assert list(app.dataframe[0].value["status"]) == ["confirmatory"]
 
 
 def test_a_damaged_report_is_one_sentence(reports: Path, open_page) -> None:

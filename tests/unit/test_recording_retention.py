@@ -265,6 +265,33 @@ def test_agreement_of_different_streams_is_refused(tmp_path: Path) -> None:
         diff(one, Recording.open(tmp_path / "two"))
 
 
+@pytest.mark.parametrize(
+    ("one", "two", "differ"),
+    [
+        (("world:seed=7", "world", None), ("world:seed=7", "world", None), None),
+        (("world:seed=7", "world", None), ("world:seed=8", "world", None), "sources"),
+        (("world:seed=7", "world", None), ("clip.mp4", "file", "0" * 64), "sources"),
+        (("a.mp4", "file", "0" * 64), ("renamed.mp4", "file", "0" * 64), None),
+        (("a.mp4", "file", "0" * 64), ("a.mp4", "file", "f" * 64), "source files"),
+        (("camera 0", "camera", None), ("camera 1", "camera", None), "sources"),
+    ],
+)
+def test_streams_are_told_apart_by_their_bytes_or_by_their_names(
+    tmp_path: Path, one: tuple, two: tuple, differ: str | None
+) -> None:
+    recordings: list[Recording] = []
+    for name, source in (("one", one), ("two", two)):
+        with RecordingWriter(tmp_path / name, manifest(source=SourceInfo(*source))) as writer:
+            for snapshot, table in Stream().play(2):
+                writer.write_step(snapshot, table)
+        recordings.append(Recording.open(tmp_path / name))
+    if differ is None:
+        assert diff(*recordings).mean == 1.0
+    else:
+        with pytest.raises(RecordingError, match=f"their {differ} differ"):
+            diff(*recordings)
+
+
 def test_recordings_of_a_folder_are_listed_newest_first(tmp_path: Path) -> None:
     for name, created in (("b", "2025-01-01"), ("a", "2026-01-01"), ("c", "2024-01-01")):
         with RecordingWriter(tmp_path / name, manifest(created=created)) as writer:
