@@ -52,7 +52,19 @@ def dashboard(
         "HERMES_LAB_RECORDINGS": str(recordings.resolve()),
         "PYTHONPATH": path,
     }
-    return subprocess.run(command, env=environment, check=False).returncode
+    return _become(command, environment)
+
+
+def _become(command: list[str], environment: dict[str, str]) -> int:
+    """Run the server in place of this process, so that a signal to it reaches the server; its exit status.
+
+    Windows has no such thing: there the server is a process of its own, and this one waits for it.
+    """
+    if sys.platform == "win32":
+        return subprocess.run(command, env=environment, check=False).returncode
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execve(command[0], command, environment)
 
 
 def add_to(app: typer.Typer) -> None:
