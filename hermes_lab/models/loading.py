@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from transformers import AutoModelForImageTextToText, AutoTokenizer, PreTrainedC
 from transformers.utils.hub import cached_file
 
 from hermes_lab.errors import ModelError, nearest
+from hermes_lab.files import is_folder, looked_up, named
 from hermes_lab.models.base import Adapter
 from hermes_lab.models.device import check_device
 from hermes_lab.models.gemma3 import Gemma3
@@ -151,10 +153,10 @@ def _resolve(name: str | Path) -> str:
     text = str(name)
     if isinstance(name, str) and text in (shipped := _shipped()):
         return _checked(shipped[text])
-    folder = Path(text).expanduser()
-    if folder.is_dir():
+    folder = named(text)
+    if is_folder(folder, ModelError):
         return _checked(folder)
-    if folder.is_file():
+    if looked_up(folder, ModelError) is not None:
         raise ModelError(f"{folder} is a file; name the folder of the checkpoint instead.")
     if isinstance(name, Path) or text.startswith(("/", ".", "~")) or text.count("/") > 1:
         raise ModelError(f"There is no model folder at {folder}.")
@@ -168,6 +170,10 @@ def _resolve(name: str | Path) -> str:
 
 def _checked(folder: Path) -> str:
     """The folder, if it holds the files without which nothing can be loaded."""
+    try:
+        os.listdir(folder)
+    except OSError as error:
+        raise ModelError(f"The folder {folder} cannot be read: {error.strerror}.") from error
     for pattern, what in _NEEDED:
         if not any(folder.glob(pattern)):
             raise ModelError(

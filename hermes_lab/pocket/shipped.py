@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -80,4 +81,6 @@ def cautions(model: str, source_kind: str, source_name: str, frames: int | None)
 def is_world_video(name: str) -> bool:
     """Whether a video file was written by `hermes-lab world` (its events lie beside it), or is the bundled clip."""
     path = Path(name)
-    return any(path.with_name(f"{stem}.json").exists() for stem in (path.stem, "world"))
+    if not path.name:  # "." or "/"
+        return False
+    return any(os.path.exists(path.with_name(f"{stem}.json")) for stem in (path.stem, "world"))

@@ -30,14 +30,31 @@ class RecordingEntry(Brief):
 
 
 def list_recordings(folder: str | Path) -> list[RecordingEntry]:
-    """Recordings directly inside a folder (or the folder itself), newest first, then by name."""
+    """Recordings directly inside a folder (or the folder itself), newest first, then by name.
+
+    A folder in it that cannot be looked into may be one, and is listed with its problem.
+
+    Raises:
+        RecordingError: the folder itself cannot be looked into.
+    """
     folder = Path(folder)
-    if (folder / MANIFEST).exists():
-        return [_entry(folder)]
-    if not folder.is_dir():
-        return []
-    found = [_entry(path) for path in sorted(folder.iterdir()) if (path / MANIFEST).exists()]
+    try:
+        if (folder / MANIFEST).exists():
+            return [_entry(folder)]
+        inside = sorted(folder.iterdir()) if folder.is_dir() else []
+    except OSError as error:
+        raise RecordingError(f"The folder {folder} cannot be read: {error.strerror}.") from error
+    found = [entry for path in inside if (entry := _entry_or_problem(path)) is not None]
     return sorted(found, key=lambda e: e.manifest.created if e.manifest else "", reverse=True)
+
+
+def _entry_or_problem(path: Path) -> RecordingEntry | None:
+    """The recording at a path, None where there is none."""
+    try:
+        return _entry(path) if (path / MANIFEST).exists() else None
+    except OSError as error:
+        problem = f"The recording {str(path)!r} cannot be read: {error.strerror}."
+        return RecordingEntry(path, None, 0, 0, 0, problem)
 
 
 def _entry(folder: Path) -> RecordingEntry:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from hermes_lab.errors import LabError
+from hermes_lab.files import try_folder, write_text
 from hermes_lab.video.write import write
 from hermes_lab.worlds.questions import Question
 from hermes_lab.worlds.schedule import Camera
@@ -59,20 +61,17 @@ def export(
     Raises:
         LabError: minutes or fps that give no frame, or a folder that cannot be written.
     """
-    frames = round(minutes * 60 * fps)
+    length = minutes * 60 * fps
+    if not math.isfinite(length):
+        raise LabError(f"{minutes} minutes at {fps} frames per second is no length: give numbers.")
+    frames = round(length)
     if not fps > 0 or frames < 1:
         raise LabError(
             f"{minutes} minutes at {fps} frames per second hold no frame: ask for a longer world."
         )
-    world = World.generate(seed, frames, camera, density)
     folder = Path(out_dir)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        video = write(folder / VIDEO, enlarged(world), fps, crf=crf)
-        truth = folder / TRUTH
-        part = folder / f".{TRUTH}.{os.getpid()}.part"
-        part.write_text(world.to_json(questions_along(world)) + "\n")
-        part.replace(truth)
-    except OSError as error:
-        raise LabError(f"The world cannot be written to {folder}: {error.strerror}.") from error
-    return Exported(video, truth)
+    try_folder(folder)
+    world = World.generate(seed, frames, camera, density)
+    video = write(folder / VIDEO, enlarged(world), fps, crf=crf)
+    write_text(folder / TRUTH, world.to_json(questions_along(world)) + "\n")
+    return Exported(video, folder / TRUTH)

@@ -17,6 +17,8 @@ from hermes_lab.worlds.questions import LONG_MIN_AGE_FRAMES, TYPES, UNLEARNED, Q
 from hermes_lab.worlds.schedule import Camera, Schedule, draw
 
 _TRIES = 30
+MOST_FRAMES = 100_000
+"""More than a day at one frame per second; drawing the schedule takes a minute then, and grows with the square."""
 
 
 @dataclass(frozen=True)
@@ -49,10 +51,14 @@ class World:
         """Draw a world.
 
         Raises:
-            LabError: frames below 1, density outside 0.1 to 2, or an unknown camera.
+            LabError: frames below 1 or above 100,000, a negative seed, density outside 0.1 to 2, or an unknown camera.
         """
         if frames < 1:
             raise LabError(f"A world needs at least 1 frame, but {frames} were asked for.")
+        if frames > MOST_FRAMES:
+            raise LabError(
+                f"A world has at most {MOST_FRAMES} frames, but {frames} were asked for; ask for a shorter one."
+            )
         if not 0.1 <= density <= 2:
             raise LabError(f"The event density must lie between 0.1 and 2, not {density}.")
         if camera not in ("still", "pan", "panzoom"):
