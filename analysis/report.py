@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from analysis.result import ChecklistItem, FigureSpec, StudyResult, Table, check
 from hermes_lab.errors import LabError
 from hermes_lab.figures.studies import FOOTNOTE
 from hermes_lab.figures.theme import CONFIG
+from hermes_lab.files import write_text
 
 FORMAT = "hermes-lab-report/1"
 PAGE = Path(__file__).with_name("report.html")
@@ -93,10 +93,10 @@ def write(report: Report, folder: Path) -> None:
     """Write `report.html`, `report.json`, `summary.md` and `tables/STUDY/TABLE.csv`, each file whole."""
     for study in report.studies:
         for table in study.tables:
-            _write(folder / "tables" / study.study / f"{table.name}.csv", table.csv())
-    _write(folder / "report.json", codec.dumps(report))
-    _write(folder / "summary.md", summary(report))
-    _write(folder / "report.html", render(report))
+            write_text(folder / "tables" / study.study / f"{table.name}.csv", table.csv())
+    write_text(folder / "report.json", codec.dumps(report))
+    write_text(folder / "summary.md", summary(report))
+    write_text(folder / "report.html", render(report))
 
 
 def read(path: Path) -> Report:
@@ -110,13 +110,6 @@ def read(path: Path) -> Report:
     except OSError as error:
         raise LabError(f"There is no report at {path}; run `hermes-lab study all`.") from error
     return codec.loads(Report, text)
-
-
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
 
 
 # --- words -----------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import json
 import os
 import zipfile
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import torch
 from torch import nn
 
 from analysis.codec import to_plain
+from hermes_lab.errors import LabError
 
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -28,19 +30,35 @@ class Store:
     folder: Path
 
     def get(self, key: tuple[str, ...], make: Callable[[], Mapping[str, npt.ArrayLike]]) -> Arrays:
-        """The arrays stored under `key`, made and stored first where they are missing or damaged."""
+        """The arrays stored under `key`, made and stored first where they are missing or damaged.
+
+        Raises:
+            LabError: they cannot be written.
+        """
         path = self.path(key)
         found = self.read(path)
         if found is None:
             found = {name: np.asarray(value) for name, value in make().items()}
+            self._write(path, found)
+        return found
+
+    @staticmethod
+    def _write(path: Path, found: Arrays) -> None:
+        partial = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            partial = path.with_name(f".{path.name}.{os.getpid()}")
             with partial.open("wb") as file:
                 np.savez(file, **found)
                 file.flush()
                 os.fsync(file.fileno())
             partial.replace(path)
-        return found
+        except OSError as error:
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
+            raise LabError(
+                f"The results of a study cannot be kept in {path.parent}: {error.strerror}; what was kept before is "
+                "used again when the study is run again."
+            ) from error
 
     def has(self, key: tuple[str, ...]) -> bool:
         """Whether something is stored under `key`."""

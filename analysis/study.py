@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,6 +26,7 @@ from analysis.registry import Study
 from analysis.report import Control, Report
 from analysis.result import ResultIncomplete, StudyResult
 from hermes_lab.errors import LabError
+from hermes_lab.files import try_folder
 from hermes_lab.lab import Lab
 
 logger = logging.getLogger(__name__)
@@ -62,13 +63,16 @@ class Outcome:
             ],
         }
 
-    def __str__(self) -> str:
-        lines = [
+    def findings(self) -> str:
+        """One line per claim."""
+        return "\n".join(
             f"{f.verdict.value:14}{f.claim.key:38}{f.because}"
             for result in self.report.studies
             for f in result.findings
-        ]
-        return "\n".join([*lines, "", f"Report: {self.folder / 'report.html'}"])
+        )
+
+    def __str__(self) -> str:
+        return f"{self.findings()}\n\nReport: {self.folder / 'report.html'}"
 
 
 def run(
@@ -79,6 +83,7 @@ def run(
     *,
     progress: Progress | None = None,
     settings: Settings | None = None,
+    found: Callable[[Outcome], None] | None = None,
 ) -> Outcome:
     """Run one study, or "all", and write HTML, JSON and CSV.
 
@@ -90,13 +95,14 @@ def run(
         quick: fewer and shorter streams.
         progress: receives (what, done, total); default: progress bars on a terminal.
         settings: how much to run, instead of the two standard amounts.
+        found: receives the result before the report is written, so that a full disk cannot lose it.
 
     Raises:
-        LabError: unknown study or model.
+        LabError: unknown study or model; the folder cannot be written.
     """
     chosen = registry.BUILTIN if name == registry.ALL else (registry.get(name).name,)
     folder = Path(out)
-    folder.mkdir(parents=True, exist_ok=True)
+    try_folder(folder)
     amount = settings or (Settings.quick() if quick else Settings())
     command = f"hermes-lab study {name} --model {model} --out {folder}{' --quick' if quick else ''}"
     with reporting(progress) as tell:
@@ -109,8 +115,11 @@ def run(
             controls += method_controls(folder, small, tell)
             controls += replications(model, folder, small, tell)
     made = report.build(lab.name, results, controls, command)
+    outcome = Outcome(made, folder)
+    if found is not None:
+        found(outcome)
     report.write(made, folder)
-    return Outcome(made, folder)
+    return outcome
 
 
 def run_all(
@@ -253,7 +262,7 @@ def reporting(progress: Progress | None) -> Generator[Progress]:
     from rich.progress import Progress as Bars
 
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),

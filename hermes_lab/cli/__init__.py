@@ -14,6 +14,7 @@ import typer
 from hermes_lab import __version__
 from hermes_lab.cli import (
     bench,
+    console,
     dashboard,
     doctor,
     evaluate,
@@ -24,8 +25,10 @@ from hermes_lab.cli import (
     train,
     world,
 )
-from hermes_lab.cli.console import errors
+from hermes_lab.cli.sink import ReaderLeft
 from hermes_lab.errors import LabError
+
+READER_LEFT = 141  # as a shell reports a program whose reader left: 128 + SIGPIPE
 
 app = typer.Typer(
     name="hermes-lab",
@@ -53,7 +56,7 @@ doctor.add_to(app)
 
 def _version(asked: bool) -> None:
     if asked:
-        typer.echo(f"hermes-lab {__version__}")
+        console.say(f"hermes-lab {__version__}")
         raise typer.Exit
 
 
@@ -66,33 +69,63 @@ def _common(  # pyright: ignore[reportUnusedFunction]  (typer calls it)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; what a person can mend is told in one sentence and gives status 2.
+    """Run the command line; what a person can fix is told in one sentence and gives status 2.
 
     Set HERMES_LAB_DEBUG=1 to see tracebacks instead.
     """
+    console.begin()
+    try:
+        return _heard(_answered(arguments))
+    except ReaderLeft:
+        return READER_LEFT
+
+
+def _heard(code: int) -> int:
+    """Send what is still buffered; the exit status, in view of what became of standard output."""
+    try:
+        console.end()
+    except LabError as error:
+        console.fail(str(error))
+        return 2
+    if console.out.sink.problem is not None:  # the command went on without it
+        console.fail(console.out.sink.problem)
+        return 2
+    return READER_LEFT if code == 0 and console.out.sink.reader_left else code
+
+
+def _answered(arguments: Sequence[str] | None) -> int:
+    """Run a command and tell what ended it."""
     try:
         code = app(arguments, standalone_mode=False)
-    except LabError as error:
+    except (LabError, OSError) as error:
         if os.environ.get("HERMES_LAB_DEBUG"):
             raise
-        errors.print(f"[bold red]Error:[/] {_plain(str(error))}", soft_wrap=True)
+        console.fail(_sentence(error))
         return 2
     except KeyboardInterrupt:
-        errors.print("Interrupted.")
+        console.errors.print("Interrupted.")
         return 130
     except typer.Abort:
         return 130
+    except SystemExit as end:
+        if isinstance(end.__context__, BrokenPipeError):  # typer's way, where it printed help
+            raise ReaderLeft from end
+        raise
     except Exception as error:
         show_usage = getattr(error, "format_message", None)
         if show_usage is None:
             raise
-        errors.print(f"[bold red]Error:[/] {_plain(show_usage())}", soft_wrap=True)
+        console.fail(show_usage())
         return int(getattr(error, "exit_code", 2))
     return code if isinstance(code, int) else 0
 
 
-def _plain(text: str) -> str:
-    return text.replace("[", "\\[")
+def _sentence(error: LabError | OSError) -> str:
+    if isinstance(error, LabError):
+        return str(error)
+    reason = error.strerror or str(error) or type(error).__name__
+    what = error.filename or "Something that was to be read or written"
+    return f"{what} cannot be used: {reason}."
 
 
 def entry() -> None:

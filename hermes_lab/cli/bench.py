@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.progress import Progress, TaskID
+from rich.progress import TaskID
 
-from hermes_lab.cli.console import errors, out, print_json
+from hermes_lab.cli.console import bars_for_people, print_json, progress, say
 from hermes_lab.cli.doctor import say_untested
-from hermes_lab.files import write_text
+from hermes_lab.cli.saving import Saved
 
 if TYPE_CHECKING:
     from hermes_lab.evaluation.report import Report
@@ -30,20 +29,24 @@ def bench(
     ] = False,
     save: Annotated[Path | None, typer.Option(help="Also write JSON here.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-) -> None:
+) -> int:
     """Measure all sides in one run on this machine; medians and ratios, never absolute promises."""
     from hermes_lab.evaluation import benchmark
 
+    saved = Saved(save)
+
     def show(report: Report) -> None:
-        if save is not None:  # whole after every table, so that a run that is cut short leaves them
-            write_text(save, json.dumps(report.to_json(), indent=1) + "\n")
         if not as_json:
             if len(report.sections) == 1:
-                out.print(report.heading(), soft_wrap=True)
-            out.print(report.sections[-1].table(), markup=False, soft_wrap=True)
+                say(report.heading())
+            say(report.sections[-1].table())
+        saved.write(
+            report.to_json()
+        )  # after every table, so that a run that is cut short leaves them
 
     say_untested()
-    with Progress(console=errors, transient=True) as bar:
+    bars_for_people()
+    with progress() as bar:
         tasks: dict[str, TaskID] = {}
 
         def tick(title: str, done: int, total: int) -> None:
@@ -58,6 +61,7 @@ def bench(
         )
     if as_json:
         print_json(report.to_json())
+    return saved.status()
 
 
 def add_to(app: typer.Typer) -> None:

@@ -33,7 +33,7 @@ def dashboard(
     recordings: Annotated[Path, typer.Option(help="Folder whose recordings are offered.")] = Path(
         "runs"
     ),
-    port: Annotated[int, typer.Option(help="Port on localhost.")] = 8501,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port on localhost.")] = 8501,
     browser: Annotated[bool, typer.Option(help="Open a browser window.")] = True,
 ) -> int:
     """Open the dashboard on localhost; it starts on the bundled recording, with no model loaded."""

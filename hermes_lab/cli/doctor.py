@@ -8,7 +8,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from hermes_lab.cli.console import errors, out, print_json
+from hermes_lab.cli.console import note, out, print_json, say
 
 if TYPE_CHECKING:
     from hermes_lab.environment import Check, Examination
@@ -46,23 +46,22 @@ def _show(found: Examination) -> None:
             grid.add_row(
                 Text.assemble("  ", word), Text(check.name), Text(check.found or "-"), Text(check.wanted, "dim")
             )  # fmt: skip
-    out.print(Text(f"HERMES Lab {found.version}", "bold"))
+    say(Text(f"HERMES Lab {found.version}", "bold"))
     out.print(grid)
     everything = [check for checks in found.sections.values() for check in checks]
     _fixes("To fix:", found.failed)
     _fixes("Optional:", [c for c in everything if c.fix is not None and not c.failed])
     names = ", ".join(check.name for check in found.failed)
     verdict = f"Needed, and not as it must be: {names}." if names else "All that is needed is here."
-    out.print(Text(f"\n{verdict}", "bold red" if names else "bold green"), soft_wrap=True)
+    say(Text(f"\n{verdict}", "bold red" if names else "bold green"))
 
 
 def _fixes(title: str, checks: list[Check]) -> None:
     """Commands on lines of their own, so that they can be copied."""
     if checks:
-        out.print(Text(f"\n{title}", "bold"))
+        say(Text(f"\n{title}", "bold"))
     for check in checks:
-        line = Text.assemble("  ", (check.name, "bold"), f" ({check.state}): ", check.fix or "")
-        out.print(line, soft_wrap=True)
+        say(Text.assemble("  ", (check.name, "bold"), f" ({check.state}): ", check.fix or ""))
 
 
 def say_untested() -> None:
@@ -71,7 +70,7 @@ def say_untested() -> None:
 
     said = untested()
     if said is not None:
-        errors.print(Text.assemble(("Note: ", "yellow"), said), soft_wrap=True)
+        note(said)
 
 
 def add_to(app: typer.Typer) -> None:

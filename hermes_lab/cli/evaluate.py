@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.progress import Progress
 
-from hermes_lab.cli.console import errors, print_json
+from hermes_lab.cli.console import bars_for_people, print_json, progress, say
 from hermes_lab.cli.doctor import say_untested
+from hermes_lab.cli.saving import Saved
 from hermes_lab.errors import LabError
 
 
@@ -26,30 +26,28 @@ def evaluate(
     frames: Annotated[int | None, typer.Option(help="Length; default: the trained length.")] = None,
     save: Annotated[Path | None, typer.Option(help="Also write the result as JSON here.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-) -> None:
+) -> int:
     """Measure exact match on questions with known answers, by type and horizon, beside the majority baseline."""
     if suite != "worlds":
         raise LabError(f"There is no suite {suite!r}; the suite that ships is 'worlds'.")
     from hermes_lab.evaluation.worlds import compare
 
+    saved = Saved(save)
     say_untested()
-    with Progress(console=errors, transient=True) as progress:
-        task = progress.add_task("streams")
+    bars_for_people()
+    with progress() as bars:
+        task = bars.add_task("streams")
 
         def advance(done: int, total: int) -> None:
-            progress.update(task, completed=done, total=total)
+            bars.update(task, completed=done, total=total)
 
         result = compare(model, policy or [], streams=streams, frames=frames, progress=advance)
-    if save is not None:
-        import json
-
-        from hermes_lab.files import write_text
-
-        write_text(save, json.dumps(result.to_json(), indent=1))
     if as_json:
         print_json(result.to_json())
     else:
-        print(result.table())
+        say(result.table())
+    saved.write(result.to_json())
+    return saved.status()
 
 
 def add_to(app: typer.Typer) -> None:

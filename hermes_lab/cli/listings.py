@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
-from hermes_lab.cli.console import out, print_json
+from hermes_lab.cli.console import out, print_json, say
 
 if TYPE_CHECKING:
     from hermes_lab.policies.registry import PolicyInfo
@@ -26,13 +27,17 @@ def models(as_json: Json = False) -> None:
     if as_json:
         print_json({"shipped": shipped, "families": known})
         return
-    out.print("[bold]Shipped with HERMES Lab[/] (offline, no weights to fetch)")
+    say(_bold("Shipped with HERMES Lab", " (offline, no weights to fetch)"))
     for model in shipped:
-        out.print(f"  {model['name']:<16} {model['note']}", soft_wrap=True)
-    out.print("\n[bold]Families[/] (`--model` takes a hub id or a local folder)")
+        say(f"  {model['name']:<16} {model['note']}")
+    say(_bold("\nFamilies", " (`--model` takes a hub id or a local folder)"))
     for family in families():
-        out.print(f"  [bold]{family.name}[/]  {family.note}", soft_wrap=True)
-        out.print(f"    e.g. {', '.join(family.examples)}", soft_wrap=True)
+        say(Text.assemble("  ", _bold(family.name, f"  {family.note}")))
+        say(f"    e.g. {', '.join(family.examples)}")
+
+
+def _bold(name: str, rest: str) -> Text:
+    return Text.assemble((name, "bold"), rest)
 
 
 def policies(
@@ -48,7 +53,7 @@ def policies(
     if table:
         from hermes_lab.policies.catalogue import policy_table
 
-        print(policy_table())
+        say(policy_table())
         return
     names = registry.names() if name is None else [registry.info(name).name]
     infos = [registry.info(n) for n in names]
@@ -57,18 +62,18 @@ def policies(
         return
     for info in infos:
         presets = f"  (presets: {', '.join(info.presets)})" if info.presets else ""
-        out.print(f"[bold]{info.name}[/]  {info.title}{presets}", soft_wrap=True)
-        out.print(f"    [dim]source: {info.source}[/]", soft_wrap=True)
+        say(_bold(info.name, f"  {info.title}{presets}"))
+        say(Text(f"    source: {info.source}", "dim"))
         if name is None:
             fields = ", ".join(f"{f.name}={f.default!r}" for f in info.fields)
-            out.print(f"    {fields}", soft_wrap=True, markup=False)
+            say(f"    {fields}")
     if name is not None:
         grid = Table("field", "default", "what it does", box=None, pad_edge=False)
         for f in infos[0].fields:
             grid.add_row(f.name, repr(f.default), f.doc)
         out.print(grid)
     for problem in registry.problems():
-        out.print(f"[yellow]{problem}[/]", soft_wrap=True)
+        say(Text(problem, "yellow"))
 
 
 def _described(info: PolicyInfo) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
-from hermes_lab.cli.console import errors
+from hermes_lab.cli.console import bars_for_people, errors
 from hermes_lab.cli.questions import Question
 from hermes_lab.errors import LabError
 
@@ -57,10 +57,7 @@ def prepare(options: RunOptions, questions: list[Question]) -> tuple[StreamSessi
     from hermes_lab.lab import load
     from hermes_lab.session import StreamSession
 
-    if not errors.is_terminal:
-        from transformers.utils import logging
-
-        logging.disable_progress_bar()  # bars are for people; logs and pipes get sentences
+    bars_for_people()
     with errors.status(Text(f"loading {options.model}")):
         lab = load(
             options.model, dtype=options.dtype, device=options.device, device_map=options.device_map

@@ -15,7 +15,15 @@ from rich.panel import Panel
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from hermes_lab.cli.console import errors, mebibytes, milliseconds, note, out, print_json
+from hermes_lab.cli.console import (
+    errors,
+    finish_unread,
+    mebibytes,
+    milliseconds,
+    note,
+    print_json,
+    say,
+)
 from hermes_lab.cli.preparing import RunOptions, prepare
 from hermes_lab.cli.questions import Question, asked_late, split_at
 from hermes_lab.cli.strip import held_share, render
@@ -101,7 +109,7 @@ class Run:
             answer = self.session.ask(question.text, max_new_tokens=self.options.max_new_tokens)
         self.answers.append(answer)
         if self.show:
-            out.print(
+            say(
                 Text.assemble(
                     (f"[{answer.time_s:7.1f} s] ", "dim"), (question.text, "bold"), "  ",
                     (answer.text or "(empty answer)", "cyan bold"), _verdict(answer.text, question.truth),
@@ -133,7 +141,7 @@ class Run:
         model = session.lab.name.rstrip("/").rsplit("/", 1)[-1]
         title = f"{model} under {session.policy.name}: what each layer still holds"
         return Panel(
-            Text("\n".join(lines)), title=title, title_align="left",
+            Text("\n".join(lines)), title=Text(title), title_align="left",
             subtitle="layers down, stream time across; blank = forgotten, █ = all kept",
             subtitle_align="left",
         )  # fmt: skip
@@ -233,6 +241,8 @@ def run(
 
         hermes-lab run world:seed=7,frames=120 --policy fifo --ask "what was the first object?@30" --record runs/a
     """
+    if record is not None:
+        finish_unread()
     questions = [Question.parse(spec) for spec in ask or []]
     if source is None:
         from hermes_lab.worlds import bundled
@@ -257,7 +267,7 @@ def run(
     else:
         if quiet:
             for answer in work.answers:
-                out.print(f"{answer.question}  {answer.text}", markup=False)
+                say(f"{answer.question}  {answer.text}")
         else:
             _what_next(record)
         for told in (*work.notes, *([problem] if problem else [])):
@@ -300,17 +310,13 @@ def _report(work: Run, problem: str | None) -> dict[str, Any]:
 
 def _what_next(record: Path | None) -> None:
     if record is not None:
-        out.print(Text.assemble("\nRecording: ", (str(record), "bold")))
-        out.print(
-            Text.assemble(
-                "Next: ", (f"hermes-lab show {shlex.quote(str(record))}", "bold"),
-                ", or look at it in ", ("hermes-lab dashboard", "bold"), ".",
-            )
-        )  # fmt: skip
+        say(f"\nRecording: {record}")
+        show = f"hermes-lab show {shlex.quote(str(record))}"
+        say(f"Next: {show}, or look at it in `hermes-lab dashboard`.")
     else:
-        out.print(
-            "\nNext: add [bold]--record runs/first[/] to keep every decision, or try another "
-            "[bold]--policy[/] (`hermes-lab policies` lists them)."
+        say(
+            "\nNext: add --record runs/first to keep every decision, or try another --policy "
+            "(`hermes-lab policies` lists them)."
         )
 
 

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from hermes_lab.cli.console import errors, mebibytes, out, print_json
+from hermes_lab.cli.console import mebibytes, note, out, print_json, print_json_text, say
+from hermes_lab.errors import RecordingError
+from hermes_lab.files import is_folder, looked_up
 
 if TYPE_CHECKING:
     from hermes_lab.recording.catalogue import RecordingEntry
@@ -23,41 +25,46 @@ def show(
 ) -> int:
     """Summarise a recording: what was streamed, what each layer kept, what was asked."""
     from hermes_lab.recording import Recording, list_recordings
+    from hermes_lab.recording.format import MANIFEST
 
-    if not (folder / "manifest.json").exists() and folder.is_dir():
+    if is_folder(folder, RecordingError) and looked_up(folder / MANIFEST, RecordingError) is None:
         entries = list_recordings(folder)
         if entries:
-            _list(entries, as_json)
-            return 0
+            return _list(entries, as_json)
     recording = Recording.open(folder)
     found = recording.verify() if verify else list(recording.problems)
     summary = recording.summary()
     if as_json:
-        print(summary.to_json())
+        print_json_text(summary.to_json())
     else:
-        out.print(summary.to_text(), markup=False, soft_wrap=True)
+        say(summary.to_text())
     for problem in found:
-        errors.print(f"[yellow]Note:[/] {problem}", soft_wrap=True)
+        note(problem)
     return DAMAGED if found else 0
 
 
-def _list(entries: list[RecordingEntry], as_json: bool) -> None:
+def _list(entries: list[RecordingEntry], as_json: bool) -> int:
+    """Every recording, also those that cannot be read, which are told of one by one."""
     rows = [
         {"folder": str(e.folder), "steps": e.steps, "answers": e.answers, "bytes": e.size_bytes,
          "model": e.manifest.model.name if e.manifest else None,
          "policy": e.manifest.policy.get("policy") if e.manifest else None, "problem": e.problem}
         for e in entries
     ]  # fmt: skip
+    problems = [entry.problem for entry in entries if entry.problem is not None]
     if as_json:
         print_json(rows)
-        return
+        return DAMAGED if problems else 0
     table = Table("recording", "model", "policy", "steps", "answers", "size", box=None)
     for row in rows:
         table.add_row(
-            str(row["folder"]), str(row["model"] or row["problem"]), str(row["policy"] or "-"),
+            str(row["folder"]), str(row["model"] or "cannot be read"), str(row["policy"] or "-"),
             str(row["steps"]), str(row["answers"]), mebibytes(float(str(row["bytes"]))),
         )  # fmt: skip
     out.print(table)
+    for problem in problems:
+        note(problem)
+    return DAMAGED if problems else 0
 
 
 def add_to(app: typer.Typer) -> None:

@@ -9,10 +9,14 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.progress import TaskID
+from rich.text import Text
 
-from hermes_lab.cli.console import out, print_json
+from hermes_lab.cli.console import bars_for_people, finish_unread, note, print_json, progress, say
 from hermes_lab.cli.dashboard import workbench
 from hermes_lab.cli.doctor import say_untested
+from hermes_lab.cli.saving import NOT_SAVED
+from hermes_lab.errors import LabError
 
 
 def study(
@@ -25,14 +29,43 @@ def study(
     ),
     quick: Annotated[bool, typer.Option("--quick", help="Fewer streams; wider intervals.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-) -> None:
+) -> int:
     """Run one study, or all, with its nulls and controls; writes HTML, JSON and CSV. Resumable."""
+    runner = _analysis("study")
+    finish_unread()
     say_untested()
-    result = _analysis("study").run(name, model=model, out=out_dir, quick=quick)
-    if as_json:
-        print_json(result.to_json())
-    else:
-        out.print(str(result), markup=False)
+    bars_for_people()
+
+    printed = False
+
+    def found(result: Any) -> None:
+        nonlocal printed
+        printed = True
+        if as_json:
+            print_json(result.to_json())
+        else:
+            say(result.findings())
+
+    with progress() as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def tell(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bars.add_task(what, total=total)
+            bars.update(tasks[what], completed=done, total=total)
+
+        try:
+            result = runner.run(
+                name, model=model, out=out_dir, quick=quick, progress=tell, found=found
+            )
+        except LabError as error:
+            if not printed:
+                raise
+            note(f"{error} The findings were printed, but the report is not complete.")
+            return NOT_SAVED
+    if not as_json:
+        say(f"\nReport: {result.folder / 'report.html'}")
+    return 0
 
 
 def studies(
@@ -46,11 +79,9 @@ def studies(
         return
     for info in infos:
         origin = "" if info.origin == "built-in" else f" ({info.origin})"
-        out.print(
-            f"{info.name:<18}{info.question}{origin}", markup=False, highlight=False, soft_wrap=True
-        )
+        say(f"{info.name:<18}{info.question}{origin}")
     for problem in registry.problems():
-        out.print(problem, style="yellow", markup=False, soft_wrap=True)
+        say(Text(problem, "yellow"))
 
 
 def _analysis(module: str) -> Any:

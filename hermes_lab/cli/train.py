@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import builtins
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from hermes_lab.cli.console import out
+from hermes_lab.cli.console import finish_unread, say
+from hermes_lab.errors import LabError
+from hermes_lab.files import try_folder
 
 
 def train_pocket(
@@ -64,9 +67,27 @@ def train_pocket(
 
     plan = planned(name, seed=seed, smoke=smoke, init_from=init_from)
     folder = out_dir or Path("runs") / name
+    try_folder(folder)
+    finish_unread()
     with TrainingView(plan.recipe) as view:
-        report = train(plan, folder, resume=resume, processes=processes, progress=view)
-    out.print(str(report), markup=False)
+        try:
+            report = train(plan, folder, resume=resume, processes=processes, progress=view)
+        except Exception as error:
+            refused = _refused_by_system(error)
+            if refused is None:
+                raise
+            raise LabError(
+                f"Training into {folder} stopped ({refused}); what was saved stays, so run the command again to go on."
+            ) from error
+    say(str(report))
+
+
+def _refused_by_system(error: Exception) -> str | None:
+    """The last line of an error of the disk, which comes out of a training process as text; else None."""
+    last = str(error).strip().splitlines()[-1:] or [""]
+    kind = getattr(builtins, last[0].partition(":")[0], None)
+    is_disk = isinstance(error, OSError) or (isinstance(kind, type) and issubclass(kind, OSError))
+    return last[0] if is_disk or "SafetensorError" in last[0] else None
 
 
 def add_to(app: typer.Typer) -> None:

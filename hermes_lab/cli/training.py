@@ -57,7 +57,7 @@ class TrainingView:
         if self._live:
             self._live.update(self._table())
         else:
-            errors.print(f"{phase}: {self._rows[phase]}{self._left}", markup=False, soft_wrap=True)
+            errors.print(f"{phase}: {self._rows[phase]}{self._left}", soft_wrap=True)
 
     def overall(self, phase: str, share: float) -> float:
         """Share of the whole run that is over when `share` of a phase is."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from hermes_lab.cli.console import out, print_json
+from hermes_lab.cli.console import print_json, say
 from hermes_lab.errors import LabError
 
 
@@ -31,8 +32,8 @@ def world(
     if as_json:
         print_json({"video": str(exported.video), "json": str(exported.questions)})
         return
-    out.print(f"Wrote {exported.video} and {exported.questions}.", soft_wrap=True)
-    out.print(f"Next: hermes-lab run {exported.video}", soft_wrap=True)
+    say(f"Wrote {exported.video} and {exported.questions}.")
+    say(f"Next: hermes-lab run {shlex.quote(str(exported.video))}")
 
 
 def add_to(app: typer.Typer) -> None:

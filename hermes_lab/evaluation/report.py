@@ -24,7 +24,7 @@ class Section:
 
     def table(self) -> str:
         """Text for a terminal or a document."""
-        console = Console(width=110, no_color=True, force_terminal=False)
+        console = Console(width=110, no_color=True, force_terminal=False, markup=False, emoji=False)
         grid = Table(*self.columns, title=self.title, title_justify="left")
         for row in self.rows:
             grid.add_row(*(_cell(value) for value in row))

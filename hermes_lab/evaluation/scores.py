@@ -57,7 +57,7 @@ class WorldsResult:
 
     def table(self) -> str:
         """Text for a terminal or a document."""
-        console = Console(width=100, no_color=True, force_terminal=False)
+        console = _plain_console()
         title = (
             f"{self.model}, {self.policy}: {self.questions} questions on {self.streams} held-out streams "
             f"of {self.frames} frames (seeds {self.seeds[0]} to {self.seeds[1]})"
@@ -74,6 +74,11 @@ class WorldsResult:
             if self.unlearned:
                 console.print("* not learned in development; not part of its horizon above.")
         return captured.get()
+
+
+def _plain_console() -> Console:
+    """Policies and models are written as they are: brackets in them are no markup."""
+    return Console(width=100, no_color=True, force_terminal=False, markup=False, emoji=False)
 
 
 def _row(grid: Table, name: str, score: Score) -> None:
@@ -146,7 +151,7 @@ class Comparison:
         """One result in full, or one line per policy and then each in full."""
         if len(self.results) == 1:
             return self.results[0].table()
-        console = Console(width=100, no_color=True, force_terminal=False)
+        console = _plain_console()
         grid = Table("policy", *(h.upper() for h in HORIZONS))
         for result in self.results:
             cells = [result.by_horizon.get(h) for h in HORIZONS]
