@@ -56,6 +56,11 @@ class Outlet(Console):
         for segment in super().render(renderable, options):
             yield segment if segment.control else segment._replace(text=shown(segment.text))
 
+    def print(self, *objects: Any, **options: Any) -> None:
+        """As `Console.print`; raises as `Sink.check` does."""
+        super().print(*objects, **options)
+        self.sink.check()
+
 
 out = Outlet(Sink("stdout"))
 errors = Outlet(Sink("stderr"), stderr=True)
@@ -74,6 +79,7 @@ def end() -> None:
     """Send what is still buffered; raises as printing does."""
     errors.sink.flush()
     out.sink.flush()
+    out.sink.check()
 
 
 def finish_unread() -> None:
@@ -126,6 +132,7 @@ def print_json_text(text: str) -> None:
         text = json.dumps(json.loads(text))
     out.sink.write(text.translate(_IN_JSON) + "\n")
     out.sink.flush()
+    out.sink.check()
 
 
 def _clean(value: Any) -> Any:

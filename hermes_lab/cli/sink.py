@@ -22,7 +22,7 @@ class Sink:
     Attributes:
         goes_on: whether the command goes on without this stream, because it also writes files.
         reader_left: the reader of standard output closed it.
-        problem: why else the command had to go on without it, as a sentence.
+        problem: why else it could not be written, as a sentence.
     """
 
     def __init__(self, name: Literal["stdout", "stderr"]) -> None:
@@ -58,18 +58,28 @@ class Sink:
         return self.stream.fileno()
 
     def write(self, text: str) -> int:
-        """Write, or fail.
-
-        Raises:
-            LabError: standard output cannot be written, and the command does not go on without it.
-            ReaderLeft: its reader closed it, likewise.
-        """
+        """Write, or throw away; never raises, since rich would keep what it could not write."""
         self._do("write", text)
         return len(text)
 
     def flush(self) -> None:
-        """Send what is buffered; raises as `write` does."""
+        """Send what is buffered."""
         self._do("flush")
+
+    def check(self) -> None:
+        """Say once that the stream failed, where the command does not go on without it.
+
+        Raises:
+            LabError: it cannot be written.
+            ReaderLeft: its reader closed it.
+        """
+        if self.goes_on:
+            return
+        if self.reader_left:
+            raise ReaderLeft
+        if self.problem is not None:
+            problem, self.problem = self.problem, None
+            raise LabError(problem)
 
     def _do(self, method: str, *arguments: str) -> None:
         if self._failed or self.stream is None:
@@ -80,18 +90,13 @@ class Sink:
             UnicodeEncodeError
         ):  # a stream of another kind than Python's own, which is told to replace
             self._do(method, *(self._encodable(text) for text in arguments))
-        except BrokenPipeError as error:
+        except BrokenPipeError:
             self._give_up()
             self.reader_left = True
-            if not self.goes_on:
-                raise ReaderLeft from error
         except (OSError, ValueError) as error:  # ValueError: it was closed
             self._give_up()
             reason = getattr(error, "strerror", None) or error
-            problem = f"Standard output cannot be written: {reason}."
-            if not self.goes_on:
-                raise LabError(problem) from error
-            self.problem = problem
+            self.problem = f"Standard output cannot be written: {reason}."
 
     def _encodable(self, text: str) -> str:
         return text.encode(self.encoding, "replace").decode(self.encoding)

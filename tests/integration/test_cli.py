@@ -341,7 +341,7 @@ def test_notes_of_a_source_are_said_and_are_no_failure(
 ) -> None:
     note = "camera [0] carries no times of its own: its frames are timed by their arrival."
     monkeypatch.setattr(video.FrameSource, "notes", (note,))
-    code, said = report(capsys, WORLD, "--model", model)
+    code, said = report(capsys, WORLD, "--model", model, "--policy", "full")
     assert (code, said["notes"], said["problem"]) == (0, [note], None)
     assert main(["run", WORLD, "--model", model, "--quiet"]) == 0
     assert note in capsys.readouterr().err

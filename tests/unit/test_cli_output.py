@@ -175,7 +175,10 @@ def test_a_command_that_writes_files_goes_on_unheard(monkeypatch: pytest.MonkeyP
     console.begin()  # another command in the same process is heard again
     with pytest.raises(ReaderLeft):
         console.say("three")
+    monkeypatch.setattr(sys, "stdout", io.StringIO())
     console.begin()
+    console.say("four")  # and nothing of what was lost comes out of it
+    assert sys.stdout.getvalue() == "four\n"
 
 
 def test_standard_error_may_fail_unheard(monkeypatch: pytest.MonkeyPatch) -> None:
