@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,7 @@ from hermes_lab.policies.base import Guidance
 from hermes_lab.policies.hermes import Hermes
 from hermes_lab.session import StreamSession
 from hermes_lab.tokens import Role
+from hermes_lab.upstream import block_of, score_scale
 
 Array = npt.NDArray[np.float64]
 PERMUTATIONS = 4  # of content, behind every position-only row
@@ -183,7 +184,7 @@ def position_only_grid(session: StreamSession, grid: Grid, question: str, *, see
         movable[grid.ids.ravel()] = True
         assert cached <= state.tokens
         query = seen.activations[name][0, -1:].transpose(0, 1)
-        scaling = float(cast(Any, engine.adapter.layers[layer]).self_attn.scaling)
+        scaling = score_scale(block_of(engine.adapter.layers[layer]).attention)
         rows = position_only(
             query,
             unrotated,

@@ -15,6 +15,7 @@ from hermes_lab.errors import LabError
 from hermes_lab.lens.linear import norm_behind, output_weights
 from hermes_lab.lens.question_pass import NamesFilter, question_pass
 from hermes_lab.reading import logits_of
+from hermes_lab.upstream import block_of
 
 if TYPE_CHECKING:
     from transformer_lens import ActivationCache
@@ -97,7 +98,7 @@ class _AttentionView:
                 f"What a head of {self.family} writes is not its z times W_O, since a norm follows; "
                 "use lens.value_weighted or lens.direct_attribution, which count the norm in."
             )
-        return output_weights(self.block.self_attn)
+        return output_weights(block_of(self.block).attention)
 
 
 def _directions(unembed: Tensor, tokens: Any) -> Tensor:

@@ -33,6 +33,7 @@ from torch import Tensor
 from hermes_lab.lens.linear import ids_by_head, norm_gain, values_by_head, write_weights
 from hermes_lab.lens.logits import Answers, answer_ids, answer_pair
 from hermes_lab.lens.question_pass import question_pass
+from hermes_lab.upstream import block_of, output_projection
 
 if TYPE_CHECKING:
     from hermes_lab.session import StreamSession
@@ -138,7 +139,8 @@ def direct_attribution(
         values = values_by_head(state, engine.query_heads).float()
         tokens.append((pattern * (values @ read[..., None])[..., 0]).cpu().numpy())
         ids.append(ids_by_head(state, engine.query_heads).cpu().numpy())
-        bias = cast(Any, engine.adapter.layers[layer]).self_attn.o_proj.bias
+        projection = output_projection(block_of(engine.adapter.layers[layer]).attention)
+        bias = cast("Tensor | None", projection.bias)
         biases += 0.0 if bias is None else float(bias.float() @ towards)
     mlps = [
         float(seen.activations[f"blocks.{n}.hook_mlp_out"][0, -1].float().to(direction.device) @ direction)

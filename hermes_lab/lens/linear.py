@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from hermes_lab.cache import LayerState
+from hermes_lab.upstream import block_of, head_dim, output_projection
 
 if TYPE_CHECKING:
     from hermes_lab.session import StreamSession
@@ -26,15 +27,14 @@ def norm_gain(norm: Any, x: Float[Tensor, "row hidden"]) -> Float[Tensor, "row h
     return weight * scale
 
 
-def output_weights(attention: Any) -> Float[Tensor, "query_head dim hidden"]:
+def output_weights(attention: nn.Module) -> Float[Tensor, "query_head dim hidden"]:
     """The output projection of an attention module, head by head, without what may follow it (`norm_behind`)."""
-    weight = cast(Tensor, attention.o_proj.weight)
-    return weight.T.unflatten(0, (-1, int(attention.head_dim)))
+    return output_projection(attention).weight.T.unflatten(0, (-1, head_dim(attention)))
 
 
-def norm_behind(block: Any) -> Any:
+def norm_behind(block: nn.Module) -> nn.Module | None:
     """The norm between a decoder layer's output projection and the residual stream (Gemma 3), or None."""
-    return block.post_attention_layernorm if hasattr(block, "pre_feedforward_layernorm") else None
+    return block_of(block).attention_out_norm
 
 
 def write_weights(
@@ -45,9 +45,10 @@ def write_weights(
     The factor is one, except where a norm follows the projection (Gemma 3), which is held at what it did to the
     rows `z` (`hook_z`).
     """
-    block = cast(Any, session.engine.adapter.layers[layer])
-    weights = output_weights(block.self_attn)
-    out = block.self_attn.o_proj(z.flatten(1))
+    block = session.engine.adapter.layers[layer]
+    attention = block_of(block).attention
+    weights = output_weights(attention)
+    out = output_projection(attention)(z.flatten(1))
     norm = norm_behind(block)
     return weights, torch.ones_like(out) if norm is None else norm_gain(norm, out)
 
