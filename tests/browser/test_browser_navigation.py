@@ -92,7 +92,7 @@ def test_the_links_of_a_recording_open_that_recording(
 
 def test_a_running_stream_and_its_form_outlast_other_pages(page: Page, address: str) -> None:
     start(page, address, frames=1024)
-    budget = page.get_by_label("Budget: video tokens per layer")
+    budget = page.get_by_label("Budget: video tokens per layer", exact=True)
     budget.fill("96")
     budget.press("Enter")
     form = page.get_by_test_id("stSidebar")
