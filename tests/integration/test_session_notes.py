@@ -73,7 +73,7 @@ def test_a_note_of_a_step_that_was_undone_is_said_again(short: Lab, tmp_path: Pa
 
 def test_rules_that_stay_within_the_limit_say_nothing(short: Lab) -> None:
     for rule in ("eager", "contiguous", "lazy"):
-        run = StreamSession(short, "fifo(budget_tokens=8)", positions=rule)
+        run = StreamSession(short, "fifo(budget_tokens=9)", positions=rule)
         assert [run.feed(noise(1, seed)).notes for seed in range(8)] == [()] * 8
     run = StreamSession(short, "full", positions="lazy")
     notes = [note for seed in range(4) for note in run.feed(noise(4, seed)).notes]
