@@ -150,6 +150,7 @@ def tests(python: Path, name: str) -> str:
         str(python),
         "-m",
         "pytest",
+        "tests/integration",
         "-q",
         "-m",
         "upstream",
