@@ -34,6 +34,9 @@ def asked(page: Page) -> list[str]:
 
 def test_a_question_is_shown_as_it_was_typed(page: Page, address: str, asked: list[str]) -> None:
     start(page, address, frames=64)
+    expect(
+        page.get_by_text("of 48").first
+    ).to_be_visible()  # the first chunk is in: there is something to ask about
     box = page.get_by_placeholder("Ask the stream something, at any time")
     box.fill(HOSTILE)
     box.press("Enter")
