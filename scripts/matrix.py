@@ -105,7 +105,10 @@ def build_wheel() -> Path:
 
 
 def install(name: str, wheel: Path, torch: str) -> Path:
-    """A fresh environment with the wheel at one end of its ranges; returns its Python."""
+    """A fresh environment with the wheel at one end of its ranges; returns its Python.
+
+    Without pins pip takes the newest of everything, except torch, which is there already.
+    """
     folder = HOME / name
     venv.create(folder, clear=True, with_pip=True)
     python = folder / "bin" / "python"
@@ -113,9 +116,6 @@ def install(name: str, wheel: Path, torch: str) -> Path:
     pip = [str(python), "-m", "pip", "install", *QUIET]
     subprocess.run([*pip, torch], check=True)
     subprocess.run([*pip, str(wheel), *oldest], check=True)
-    if name == "newest":
-        wanted = [r.name for r in direct()]
-        subprocess.run([*pip, "--upgrade", "--upgrade-strategy", "eager", *wanted], check=True)
     dev = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
     tools = [
         t
