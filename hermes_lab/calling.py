@@ -28,7 +28,11 @@ NUMBERS = FLOATS | INDICES | {torch.int8, torch.uint8}
 
 
 class Seal:
-    """The tensors that a policy is shown, to see whether it wrote into one; torch counts writes by itself."""
+    """The tensors that a policy is shown, to see whether it wrote into one; torch counts writes by itself.
+
+    What a view makes when it is looked at (`policies.late`) is let go when the method is over: of copies of keys and
+    values there are then those of one layer, not of all.
+    """
 
     def __init__(self, shown: LayerView | Arrival | RecallView) -> None:
         self._shown = vars(shown)
@@ -37,21 +41,26 @@ class Seal:
             several = self._shown.get(name)
             if several is not None and type(several) is not Tensor:
                 self._named |= {f"{name}[{key}]": one for key, one in several.items()}
-        self._late = [name for name in ("keys", "values") if name not in self._named]
+        self._late = {n: v for n, v in self._shown.items() if callable(v)}
         try:
             self._versions = [one._version for one in self._named.values()]
         except RuntimeError:  # torch does not count writes to inference tensors
-            self._named, self._late, self._versions = {}, [], []
+            self._named, self._versions = {}, []
 
     def broken(self) -> str | None:
-        """The name of a tensor that was written to; None: all are as they were."""
+        """The name of a tensor that was written to since the method was called; None: all are as they were."""
+        names: list[str] = []
         now = [one._version for one in self._named.values()]
         if now != self._versions:
-            written = zip(self._named, now, self._versions, strict=True)
-            return next(name for name, new, old in written if new != old)
-        # copied when they were first looked at, and not written to since then
-        copies = ((name, self._shown.get(name)) for name in self._late)
-        return next((n for n, copy in copies if type(copy) is Tensor and copy._version), None)
+            pairs = zip(self._named, now, self._versions, strict=True)
+            names = [name for name, new, old in pairs if new != old]
+        for name, make in self._late.items():
+            made = self._shown[name]
+            if type(made) is Tensor:
+                self._shown[name] = make
+                if not made.is_inference() and made._version:
+                    names.append(name)
+        return names[0] if names else None
 
 
 def name_of(policy: Policy) -> str:

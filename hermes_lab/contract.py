@@ -109,11 +109,13 @@ def check_budgets(policy: Policy, budgets: Any, layers: int, limit: int | None =
     return values
 
 
-def copied(answer: Any) -> Any:
-    """A policy's tensor or scores as they are now, whatever becomes of its own; to be called where the policy is."""
+def writes(answer: Any) -> list[tuple[Tensor, int]]:
+    """The tensors of an answer, each with the number of times that it was written to, as torch counts."""
+    tensors = [answer]
     if isinstance(answer, Scores):
-        return Scores(answer.total.clone(), {n: v.clone() for n, v in answer.terms.items()})
-    return answer.clone() if isinstance(answer, Tensor) else answer
+        terms = answer.terms.values() if isinstance(answer.terms, Mapping) else ()
+        tensors = [answer.total, *terms]
+    return [(t, t._version) for t in tensors if isinstance(t, Tensor) and not t.is_inference()]
 
 
 def check_scores(

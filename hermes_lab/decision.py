@@ -6,8 +6,9 @@ leave the cache half pruned.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -16,7 +17,7 @@ from torch import Tensor
 from hermes_lab import plain_answers
 from hermes_lab.alike import alike
 from hermes_lab.cache import LayerState
-from hermes_lab.calling import Seal, call, expect, name_of
+from hermes_lab.calling import Seal, at, call, expect, name_of
 from hermes_lab.contract import (
     Candidates,
     check_budgets,
@@ -24,8 +25,8 @@ from hermes_lab.contract import (
     check_indices,
     check_merged,
     check_scores,
-    copied,
     copies,
+    writes,
 )
 from hermes_lab.errors import PolicyError
 from hermes_lab.policies.base import LayerView, Merged, Policy, Scores, top_newest
@@ -82,13 +83,9 @@ def plan(
     )
     ids = copies([view.ids for view in views])
     scores = _score(asked)
-    # before the policy gets them back, which may change them in place
-    told, totals = _arrays(scores), copies([s.total for s in scores])
-    allowed = call(
-        policy, "adapt_budgets", None,
-        lambda: policy.adapt_budgets(list(budgets), list(scores), asked.views), asked.seals,
-    )  # fmt: skip
-    allowed = check_budgets(policy, allowed, len(views), limit=sum(budgets))
+    told = _arrays(scores)  # before the policy gets them back, which may change them in place
+    totals = copies([s.total for s in scores])
+    allowed = _budgets(asked, scores, list(budgets))
     counts = [
         _room(policy, layer, budget) for layer, budget in zip(asked.layers, allowed, strict=True)
     ]
@@ -102,17 +99,40 @@ def plan(
     return plans
 
 
+def _each_layer(asked: _Asked, method: str, ask: Callable[[int], Any]) -> list[Any]:
+    """A method's answer for each layer; a tensor that was written to since it was returned is refused.
+
+    Raises:
+        PolicyError: the method raised, wrote into what it was shown, or used one tensor for several answers.
+    """
+    answers: list[Any] = []
+    counted: list[list[tuple[Tensor, int]]] = []
+    for n, (layer, seal) in enumerate(zip(asked.layers, asked.seals, strict=True)):
+
+        def answer(n: int = n) -> tuple[Any, list[tuple[Tensor, int]]]:
+            made = ask(n)
+            return made, writes(made)
+
+        made, before = call(asked.policy, method, layer.layer, answer, [seal])
+        answers.append(made)
+        counted.append(before)
+    for layer, before in zip(asked.layers, counted, strict=True):
+        if any(tensor._version != count for tensor, count in before):
+            raise PolicyError(
+                f"Policy {name_of(asked.policy)!r} wrote into what it had returned from {method}(){at(layer.layer)}; "
+                "let it return a tensor of its own for each layer."
+            )
+    return answers
+
+
 def _score(asked: _Asked) -> list[Scores]:
     """Checked scores of all layers, mixed."""
-    policy, layers = asked.policy, asked.layers
-    raw = [
-        call(policy, "score", layer.layer, lambda view=view: copied(policy.score(view)), [seal])
-        for layer, view, seal in zip(layers, asked.views, asked.seals, strict=True)
-    ]
+    policy, layers, views = asked.policy, asked.layers, asked.views
+    raw = _each_layer(asked, "score", lambda n: policy.score(views[n]))
     scores = check_scores(policy, "score", layers, raw)
     if type(policy).mix is Policy.mix:
         return scores
-    mixed = call(policy, "mix", None, lambda: policy.mix(list(scores), asked.views), asked.seals)
+    mixed = call(policy, "mix", None, lambda: policy.mix(list(scores), views), asked.seals)
     given = expect(policy, "mix", None, mixed, Sequence, "a list of Scores")
     listed = call(policy, "mix", None, lambda: list(given))
     if len(listed) != len(layers):
@@ -120,6 +140,18 @@ def _score(asked: _Asked) -> list[Scores]:
             f"Policy {name_of(policy)!r} returned {len(listed)} scores from mix() for {len(layers)} layers."
         )
     return check_scores(policy, "mix", layers, listed)
+
+
+def _budgets(asked: _Asked, scores: Sequence[Scores], budgets: list[int]) -> list[int]:
+    """Checked budgets, adapted to the scores."""
+    policy, method = asked.policy, "adapt_budgets"
+    if type(policy).adapt_budgets is Policy.adapt_budgets:
+        return budgets
+    allowed = call(
+        policy, method, None,
+        lambda: policy.adapt_budgets(list(budgets), list(scores), asked.views), asked.seals,
+    )  # fmt: skip
+    return check_budgets(policy, allowed, len(budgets), limit=sum(budgets))
 
 
 def _arrays(scores: Sequence[Scores]) -> list[tuple[FloatArray, dict[str, FloatArray]]]:
@@ -144,19 +176,11 @@ def _select(
     asked: _Asked, scores: Sequence[Scores], totals: Sequence[Tensor], counts: Sequence[int]
 ) -> list[Int[Tensor, "head kept"]]:
     """Checked indices of the candidates that each layer keeps."""
-    policy = asked.policy
+    policy, views = asked.policy, asked.views
     if type(policy).select is Policy.select:
         return _best([t.to(n.device) for t, n in zip(totals, asked.layers, strict=True)], counts)
-    raw = [
-        call(
-            policy, "select", layer.layer,
-            lambda view=view, score=score, count=count: copied(policy.select(score, count, view)), [seal],
-        )
-        for layer, view, seal, score, count in zip(
-            asked.layers, asked.views, asked.seals, scores, counts, strict=True
-        )
-    ]  # fmt: skip
-    return check_indices(policy, "select", asked.layers, raw, counts)
+    raw = _each_layer(asked, "select", lambda n: policy.select(scores[n], counts[n], views[n]))
+    return copies(check_indices(policy, "select", asked.layers, raw, counts))
 
 
 def _merge(
@@ -164,6 +188,8 @@ def _merge(
 ) -> Merged | None:
     """Checked tokens that a layer makes out of those that go."""
     policy, layer, view = asked.policy, asked.layers[n], asked.views[n]
+    if type(policy).merge is Policy.merge:
+        return None
     shown = kept.clone()  # what is kept stays as it was checked
     raw = call(
         policy, "merge", layer.layer, lambda: policy.merge(view, shown, scores), [asked.seals[n]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import NoReturn
@@ -28,9 +29,8 @@ def all_finite(*tensors: Float[Tensor, ...]) -> bool:
         one = tensors[group[0]]
         joined = one if len(group) == 1 else torch.cat([tensors[n].flatten() for n in group])
         if joined.numel():
-            low, high = joined.aminmax()
-            # times 0 a number is 0 and all else NaN, whatever its type can hold
-            if (low * 0 + high * 0).item() != 0:
+            low, high = joined.aminmax()  # both are NaN where any number is
+            if not (math.isfinite(low.item()) and math.isfinite(high.item())):
                 return False
     return True
 
@@ -68,18 +68,23 @@ def check_logits(
 
 
 def check_rows(
-    adapter: Adapter, rows: Sequence[Mapping[str, Float[Tensor, "query_head row token"]]]
+    adapter: Adapter,
+    rows: Sequence[tuple[int, Float[Tensor, "query_head row token"]]],
+    apart: bool = False,
 ) -> None:
-    """Look at attention rows that a pass without final hidden states has left, per layer and prompt.
+    """Look at attention rows of a prompt's pass, which has no final hidden states: those of its last layer tell,
+    since a token that is NaN stays so through the layers.
+
+    Args:
+        rows: layer and rows, in the order of the layers.
+        apart: the layers were not read in one pass; each is looked at.
 
     Raises:
         ModelError: some are NaN; the sentence names the dtype and the first layer.
     """
     # they are shares of attention: their sum is a number unless one of them is none
-    where = [layer for layer, named in enumerate(rows) for _ in named]
-    sums = [row.sum() for named in rows for row in named.values()]
-    if sums and not all_finite(torch.stack([total.to(sums[0].device) for total in sums])):
-        refuse(adapter, next(n for n, s in zip(where, sums, strict=True) if not all_finite(s)))
+    if not all_finite(*(row.sum() for _, row in (rows if apart else rows[-1:]))):
+        refuse(adapter, next(layer for layer, row in rows if not all_finite(row)))
 
 
 @contextmanager

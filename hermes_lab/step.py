@@ -339,11 +339,9 @@ class Step:
             on_queries if wants_queries else None,
             reads=reads,
         )
-        named = set(prompts)
-        finite.check_rows(
-            engine.adapter,
-            [{n: rows[n] for n in named & rows.keys()} for rows in evidence.attention],
-        )
+        for name, (prompt, _) in prompts.items():
+            read = [(n, rows[name]) for n, rows in enumerate(evidence.attention) if name in rows]
+            finite.check_rows(engine.adapter, read, apart=prompt.reading == "raw_embedding")
         summaries.extend(c.summary() for c in collected.values())
 
     def _decide(

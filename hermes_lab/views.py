@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from types import MappingProxyType
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -19,6 +21,9 @@ from hermes_lab.cache import LayerState
 from hermes_lab.engine import Engine
 from hermes_lab.policies.base import LayerView, Need, Policy
 from hermes_lab.stream_state import StreamState
+from hermes_lab.tokens import TokenTable
+
+COLUMNS_SHOWN = ("frame", "row", "col", "role", "time_s")  # of the token table
 
 
 @dataclass
@@ -49,12 +54,7 @@ def views_of(
 
     A per-head policy sees one row for each KV head from the start, also while all heads still hold the same tokens.
     """
-    heads = engine.kv_heads if policy.per_head else 1
-    candidates = [
-        state.ids[:, stream.protected :].expand(max(state.ids.shape[0], heads), -1)
-        for state in states
-    ]
-    described = _describe(stream, candidates)
+    described = _describe(stream, states, engine.kv_heads if policy.per_head else 1)
     return [
         _view(
             engine, stream, state, layer, described[layer],
@@ -76,29 +76,48 @@ def view_of(
     seed: int,
 ) -> LayerView:
     """One layer's share of `views_of`, for a state that need not be the cache's."""
-    heads = max(state.ids.shape[0], engine.kv_heads if policy.per_head else 1)
-    ids = state.ids[:, stream.protected :].expand(heads, -1)
+    [described] = _describe(stream, [state], engine.kv_heads if policy.per_head else 1)
     return _view(
-        engine, stream, state, layer, _describe(stream, [ids])[0],
+        engine, stream, state, layer, described,
         policy=policy, evidence=evidence, seed=seed, budget=None,
     )  # fmt: skip
 
 
+@dataclass
+class _Together:
+    """Layers with token sets of one shape, looked up in the table together when one of them is looked at."""
+
+    table: TokenTable
+    ids: Int[Tensor, "layer head token"]
+    found: dict[str, tuple[Tensor, ...]] = field(default_factory=dict[str, tuple[Tensor, ...]])
+
+    def column(self, name: str, place: int) -> Tensor:
+        """A column of the table for the tokens of one of the layers, [head, token]."""
+        if name not in self.found:
+            known = self.ids.clamp(min=0).cpu().numpy()
+            values = torch.as_tensor(self.table.column(name).take(known))
+            kind = torch.float32 if name == "time_s" else torch.long
+            self.found[name] = values.to(self.ids.device, kind).unbind()
+        return self.found[name][place]
+
+
 def _describe(
-    stream: StreamState, candidates: Sequence[Int[Tensor, "head token"]]
-) -> list[dict[str, Tensor]]:
-    """What the candidates are, their ids included; layers with token sets of one shape are looked up together."""
-    found: list[dict[str, Tensor]] = [{} for _ in candidates]
-    for layers in alike((ids.shape, ids.device) for ids in candidates):
-        together = torch.stack([candidates[n] for n in layers])
-        for layer, ids in zip(layers, together.unbind(), strict=True):
-            found[layer]["ids"] = ids
-        known = together.clamp(min=0).cpu().numpy()
-        for name in ("frame", "row", "col", "role", "time_s"):
-            values = torch.as_tensor(stream.table.column(name).take(known), device=together.device)
-            values = values.to(torch.float32 if name == "time_s" else torch.long)
-            for layer, value in zip(layers, values.unbind(), strict=True):
-                found[layer][name] = value
+    stream: StreamState, states: Sequence[LayerState], heads: int
+) -> list[dict[str, Any]]:
+    """What the candidates are, in at least so many rows."""
+    start = stream.protected
+    rows = [max(state.ids.shape[0], heads) for state in states]
+    ids = [s.ids[:, start:].expand(n, -1) for s, n in zip(states, rows, strict=True)]
+    places = [s.positions[..., start:].expand(n, -1, -1) for s, n in zip(states, rows, strict=True)]
+    found: list[dict[str, Any]] = [{} for _ in states]
+    for layers in alike((known.shape, known.device) for known in ids):
+        together = _Together(stream.table, torch.stack([ids[n] for n in layers]))
+        positions = torch.stack([places[n] for n in layers]).unbind()
+        for place, layer in enumerate(layers):
+            late = {n: partial(together.column, n, place) for n in COLUMNS_SHOWN}
+            found[layer] = {
+                "ids": together.ids[place], "positions": positions[place], **late,
+            }  # fmt: skip
     return found
 
 
@@ -107,7 +126,7 @@ def _view(
     stream: StreamState,
     state: LayerState,
     layer: int,
-    described: Mapping[str, Tensor],
+    described: Mapping[str, Any],
     *,
     policy: Policy,
     evidence: Evidence,
@@ -120,7 +139,6 @@ def _view(
     return LayerView(
         layer=layer,
         layers=engine.layers,
-        positions=state.positions[..., start:].clone().expand(heads, -1, -1),
         **described,
         tokens_per_frame=stream.tokens_per_frame,
         kv_heads=engine.kv_heads,
@@ -141,10 +159,12 @@ def _view(
         ),
         budget_tokens=budget,
         rotate=lambda keys, old, new: engine.rope.rotate(keys, old, new, layer),
-        rng=torch.Generator().manual_seed(
-            ((seed * 1_000_003 + stream.step) * 1_009 + layer) % 2**63
-        ),
+        rng=partial(_generator, seed, stream.step, layer),
     )
+
+
+def _generator(seed: int, step: int, layer: int) -> torch.Generator:
+    return torch.Generator().manual_seed(((seed * 1_000_003 + step) * 1_009 + layer) % 2**63)
 
 
 def _copy(

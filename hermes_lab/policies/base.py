@@ -65,7 +65,7 @@ class Guidance:
     causal: bool = True
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LayerView:
     """What one layer remembers that may be forgotten, read-only (a write is refused), in temporal order.
 
@@ -78,7 +78,7 @@ class LayerView:
         tokens_per_frame: visual tokens of the newest frame.
         kv_heads, query_heads: heads of this layer.
         step, now_s, frames_seen: where the stream stands.
-        keys, values: as cached, where `needs` asks for them, [kv_head, token, dim].
+        keys, values: as cached, where `needs` asks for them.
         attention: rows of each guidance by name, and of the chunk's last queries as "chunk".
         received: attention received from this chunk's queries, summed over them, with `received_queries`
             the number of queries that could see each token.
@@ -96,19 +96,19 @@ class LayerView:
     layers: int
     ids: Int[Tensor, "head token"]
     positions: Int[Tensor, "head axis token"]
-    frame: Int[Tensor, "head token"]
-    row: Int[Tensor, "head token"]
-    col: Int[Tensor, "head token"]
-    role: Int[Tensor, "head token"]
-    time_s: Float[Tensor, "head token"]
+    frame: Late[Int[Tensor, "head token"]] = Late()
+    row: Late[Int[Tensor, "head token"]] = Late()
+    col: Late[Int[Tensor, "head token"]] = Late()
+    role: Late[Int[Tensor, "head token"]] = Late()
+    time_s: Late[Float[Tensor, "head token"]] = Late()
     tokens_per_frame: int
     kv_heads: int
     query_heads: int
     step: int
     now_s: float
     frames_seen: int
-    keys: Late = Late()
-    values: Late = Late()
+    keys: Late[Float[Tensor, "kv_head token dim"] | None] = Late(None)
+    values: Late[Float[Tensor, "kv_head token dim"] | None] = Late(None)
     attention: Mapping[str, Float[Tensor, "query_head row token"]] = field(
         default_factory=Frozen[str, Tensor]
     )
@@ -120,7 +120,7 @@ class LayerView:
     carried: Mapping[str, Float[Tensor, "head token"]] = field(default_factory=Frozen[str, Tensor])
     budget_tokens: int | None = None
     rotate: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
-    rng: torch.Generator | None = None
+    rng: Late[torch.Generator | None] = Late(None)
 
     @property
     def tokens(self) -> int:

@@ -149,7 +149,7 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
         r"the name 3 from score\(\)",
     ),
     "the terms are nothing": (
-        {"score": lambda self, v: Scores(torch.zeros(1, v.tokens), None)}, r"failed in score\(\) at layer 0: AttributeError",
+        {"score": lambda self, v: Scores(torch.zeros(1, v.tokens), None)}, r"failed in score\(\) at layer 0: TypeError",
     ),
     "the total is a mask": (
         {"score": lambda self, v: torch.ones(1, v.tokens, dtype=torch.bool)}, r"of type torch\.bool from score",

@@ -316,35 +316,53 @@ def test_the_history_is_not_the_policys_to_write(lab: Lab) -> None:
 
 
 # --- a policy's own answers ----------------------------------------------------------------------------
-def test_one_buffer_for_all_layers_is_as_good_as_many(lab: Lab) -> None:
-    """What was checked is what is applied and recorded, whatever the policy does to its tensors later."""
-    totals, chosen = torch.zeros(1, 4096), torch.zeros(1, 4096, dtype=torch.long)
+def test_what_was_checked_is_what_is_applied_and_recorded(lab: Lab) -> None:
+    """Whatever the policy does later to the tensors that it returned, and to those that it gets back."""
+    returned: list[Tensor] = []
 
     def score(self: Any, view: Any) -> Scores:
-        return Scores(-view.ids.float() * (view.layer + 1))
+        return Scores(-view.ids.float() * (view.layer + 1), {"layer": view.ids * 0.0})
 
-    def fresh(self: Any, scores: Any, count: int, view: Any) -> Tensor:
-        return torch.arange(view.layer + 1, view.tokens, 2)[None]
+    def select(self: Any, scores: Scores, count: int, view: Any) -> Tensor:
+        returned.append(torch.arange(view.layer, view.tokens, 2)[None])
+        return returned[-1]
 
-    def buffered(self: Any, scores: Any, count: int, view: Any) -> Tensor:
-        new = torch.arange(view.layer + 1, view.tokens, 2)
-        chosen[0, : len(new)] = new
-        scores.total.fill_(99)
+    def spoil(self: Any, view: Any, kept: Tensor, scores: Any) -> None:
+        for tensor in (kept, scores.total, *scores.terms.values(), *returned):
+            tensor.zero_()
         scores.terms.clear()
-        return chosen[:, : len(new)]
 
-    def merge(self: Any, view: Any, kept: Tensor, scores: Any) -> None:
-        kept.zero_()
-        chosen.zero_()
-        totals.zero_()
-
-    honest = started(lab, scripted(same_everywhere, score=score, select=fresh))
-    other = started(lab, scripted(same_everywhere, score=score, select=buffered, merge=merge))
+    methods = {"score": score, "select": select}
+    honest = started(lab, scripted(same_everywhere, **methods))
+    other = started(lab, scripted(same_everywhere, **methods, merge=spoil))
     assert same(frozen(honest), frozen(other))
     assert honest.snapshot is not None and other.snapshot is not None
     for one, two in zip(honest.snapshot.decisions, other.snapshot.decisions, strict=True):
         assert np.array_equal(one.scores, two.scores)
         assert np.array_equal(one.kept, two.kept)
+        assert two.terms.keys() == {"layer"}
+
+
+@pytest.mark.parametrize("method", ["score", "select", "term"])
+def test_one_buffer_cannot_be_the_answer_of_several_layers(lab: Lab, method: str) -> None:
+    buffer, whole = torch.zeros(1, 4096), torch.zeros(1, 4096, dtype=torch.long)
+
+    def score(self: Any, view: Any) -> Any:
+        total = buffer[:, : view.tokens].fill_(view.layer)
+        return Scores(torch.zeros(1, view.tokens), {"t": total}) if method == "term" else total
+
+    def select(self: Any, scores: Scores, count: int, view: Any) -> Tensor:
+        whole[0, :3] = torch.tensor([0, 1, 2]) + view.layer
+        return whole[:, :3]
+
+    session = started(lab, scripted(same_everywhere))
+    before = frozen(session)
+    methods = {"select": select} if method == "select" else {"score": score}
+    session.set_policy(scripted(same_everywhere, **methods))
+    asked = "select" if method == "select" else "score"
+    with pytest.raises(PolicyError, match=rf"had returned from {asked}\(\) at layer 0; let it"):
+        session.feed(noise(4, 2))
+    assert same(frozen(session), before)
 
 
 def test_merged_tokens_are_copied_when_they_are_checked(lab: Lab) -> None:
