@@ -39,7 +39,7 @@ def answer(
     if on_token is not None and not callable(on_token):
         raise LabError(f"on_token must be a function of a text, got {arguments.told(on_token)}.")
     top = arguments.whole_number("top", top, least=0)
-    engine, stream = session.engine, session._reading_stream()
+    engine, stream = session.engine, _beside(session)
     wanted = session.record_level != "off" if attention is None else attention
     summarizer = session._summarizer("question", stream) if wanted else None
     ids: list[int] = []
@@ -69,10 +69,10 @@ def answer(
         attended_tokens=attended,
         cache_bytes=session.cache_bytes,
     )
-    if remember:
+    if session._recorder is not None:
+        session._recorder.answer(made)
+    if remember:  # an answer that could not be recorded may be asked for again
         session.stream.history = (*session.stream.history, (question, made.text))
-    if session._writer is not None:
-        session._writer.write_answer(made)
     return made
 
 
@@ -87,7 +87,7 @@ def texts(session: StreamSession, question: str, max_new_tokens: int) -> Iterato
     """The work of `StreamSession.stream_answer`: the session is free between two tokens."""
 
     def start() -> Iterator[tuple[int, Tensor]]:
-        return generate(session, session._reading_stream(), question, max_new_tokens)
+        return generate(session, _beside(session), question, max_new_tokens)
 
     take = session.turns.take
     tokens = take("stream_answer", start)
@@ -125,9 +125,14 @@ def prefill(
     segment = session.engine.adapter.question(question)
     if wants.rows is not None:
         wants = replace(wants, rows=slice(0, len(segment)))
-    stream = session._reading_stream() if stream is None else stream
+    stream = _beside(session) if stream is None else stream
     reader = reading.Reader(session.engine, stream, session.policy, session.seed)
     return reader.prefill(segment, wants)
+
+
+def _beside(session: StreamSession) -> StreamState:
+    """The stream as it is now, on a cache that a question may write to."""
+    return session.stream.for_reading(session.engine.new_cache())
 
 
 def _likeliest(engine: Engine, logits: Tensor, count: int) -> tuple[tuple[str, float], ...]:

@@ -79,3 +79,11 @@ def _is_most_of(option: str, written: str) -> bool:
 
 def _letters(name: str) -> str:
     return "".join(c for c in name.casefold() if c.isalnum())
+
+
+def reason_of(error: BaseException) -> str:
+    """Why something was cut short, for people who read it later."""
+    text = str(error)
+    if isinstance(error, KeyboardInterrupt):
+        return text or "interrupted by Ctrl-C"
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -31,7 +31,7 @@ from hermes_lab.arguments import RecordLevel as RecordLevel
 from hermes_lab.attention import Knockout
 from hermes_lab.contract import check_choice
 from hermes_lab.engine import Wants
-from hermes_lab.errors import LabError
+from hermes_lab.errors import LabError, reason_of
 from hermes_lab.feeding import Frames as Frames
 from hermes_lab.feeding import images_and_times
 from hermes_lab.hooks import FwdHooks, HookBoard
@@ -51,7 +51,7 @@ from hermes_lab.video import Frame
 if TYPE_CHECKING:
     from transformer_lens import ActivationCache
 
-    from hermes_lab.recording.writer import RecordingWriter
+    from hermes_lab.recorder import Recorder
 
 
 class StreamSession:
@@ -131,11 +131,11 @@ class StreamSession:
         self.set_policy(policy, positions)
         self.record_level: RecordLevel = record_level if record is not None else "off"
         self._record_rows = rows_wanted(record_level, record_rows, self.engine.layers)
-        self._writer: RecordingWriter | None = None
+        self._recorder: Recorder | None = None
         if record is not None and record_level != "off":
-            from hermes_lab.recorder import open_writer
+            from hermes_lab.recorder import open_recorder
 
-            self._writer = open_writer(self, Path(record), source or {}, fps, overwrite)
+            self._recorder = open_recorder(self, Path(record), source or {}, fps, overwrite)
 
     # --- the stream --------------------------------------------------------------------------
     @turn
@@ -156,7 +156,7 @@ class StreamSession:
         Raises:
             LabError: no frames, a wrong shape or dtype, or times that cannot be.
             PolicyError: the policy broke its contract.
-            RecordingError: the step could not be written (the stream itself goes on).
+            RecordingError: the step could not be written; the stream goes on, and the next step tries again.
         """
         fed = images_and_times(frames, times_s, self._stream)
 
@@ -176,25 +176,24 @@ class StreamSession:
     def _take(
         self, step: Callable[[], Snapshot], images: Sequence[npt.NDArray[np.uint8]] | None
     ) -> Snapshot:
-        """Do a step wholly or not at all, then record it."""
+        """Do a step wholly or not at all, then record it: a step that happened is owed to the recorder."""
         undo, policy, notes = self._stream.mark(), self.policy, self.notes
+        recorder = self._recorder
+        due = () if recorder is None else recorder.due
         try:
             snapshot = step()
+            if recorder is not None:
+                recorder.owe(snapshot, images)
         except BaseException:
             undo()
             self.policy, self.notes = policy, notes
+            if recorder is not None:
+                recorder.due = due
             raise
         self.snapshot, self.notes = snapshot, ()
-        self._record(snapshot, images)
+        if recorder is not None:
+            recorder.pay()
         return snapshot
-
-    def _record(self, snapshot: Snapshot, images: Sequence[npt.NDArray[np.uint8]] | None) -> None:
-        if self._writer is not None:
-            from hermes_lab.recorder import record_step
-
-            started = time.perf_counter()
-            record_step(self, self._writer, snapshot, images)
-            self.record_s = time.perf_counter() - started
 
     @turn
     def set_policy(self, policy: Policy | str, positions: PositionRule | str | None = None) -> None:
@@ -254,8 +253,7 @@ class StreamSession:
     def stream_answer(self, question: str, *, max_new_tokens: int = 32) -> Iterator[str]:
         """The answer so far, token by token, from what is remembered when the first token is asked for.
 
-        Leaving the loop early, feeding frames and asking other questions between two tokens are all fine: only the
-        work on a token is a turn.
+        Leaving the loop early, feeding frames and asking other questions between two tokens are all fine.
 
         Raises:
             LabError: as for `ask`.
@@ -272,9 +270,6 @@ class StreamSession:
     @turn
     def reading_stream(self) -> StreamState:
         """The stream on a cache of its own, which a question may write to; tensors are shared, not copied."""
-        return self._reading_stream()
-
-    def _reading_stream(self) -> StreamState:
         return self._stream.for_reading(self.engine.new_cache())
 
     def _wants(self) -> Wants:
@@ -331,7 +326,7 @@ class StreamSession:
         other.__dict__.update(self.__dict__)
         other.turns = Turns()
         other._stream = self._stream.fork(self.engine.new_cache())
-        other._writer = None
+        other._recorder = None
         other.record_level = "off"
         other.knockouts = list(self.knockouts)
         other.board = HookBoard(self.engine.layers)
@@ -412,13 +407,16 @@ class StreamSession:
     # --- the end -------------------------------------------------------------------------------
     @turn
     def close(self, reason: str | None = None) -> None:
-        """Finish the recording, if there is one; `reason` marks it as aborted."""
-        if self._writer is not None:
-            writer, self._writer = self._writer, None
-            if reason is None:
-                writer.finish()
-            else:
-                writer.abort(reason)
+        """Finish the recording, if there is one; `reason` marks it as aborted.
+
+        Raises:
+            RecordingError: the disk refuses (with a `reason`, that is only logged).
+        """
+        if (recorder := self._recorder) is not None:
+            try:
+                recorder.close(reason)
+            finally:  # a close that was interrupted may be repeated
+                self._recorder = None if recorder.closed else recorder
 
     def __enter__(self) -> StreamSession:
         return self
@@ -429,4 +427,4 @@ class StreamSession:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.close(None if error is None else f"{type(error).__name__}: {error}")
+        self.close(None if error is None else reason_of(error))

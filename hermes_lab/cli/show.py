@@ -31,7 +31,7 @@ def show(
         entries = list_recordings(folder)
         if entries:
             return _list(entries, as_json)
-    recording = Recording.open(folder)
+    recording = Recording.open(folder, salvage=True)
     found = recording.verify() if verify else list(recording.problems)
     summary = recording.summary()
     if as_json:

@@ -14,7 +14,7 @@ from hermes_lab.errors import RecordingError
 from hermes_lab.recording.format import Manifest
 from hermes_lab.recording.idsets import IntArray
 from hermes_lab.recording.reader import Recording
-from hermes_lab.recording.state import CacheState, follow
+from hermes_lab.recording.state import CacheState
 from hermes_lab.tokens import Role, TokenTable
 
 
@@ -83,8 +83,8 @@ def diff(a: Recording, b: Recording) -> Agreement:
         zip(pairwise(edges[0].tolist()), pairwise(edges[1].tolist()), strict=True)
     ):
         states = (
-            _advance(a, states[0], a0, a1),
-            _advance(b, states[1], b0, b1),
+            a.advance(states[0], a0, a1),
+            b.advance(states[1], b0, b1),
         )
         for layer, (one, two) in enumerate(zip(states[0].held, states[1].held, strict=True)):
             jaccard[step, layer] = _jaccard(cells[0], one, cells[1], two)
@@ -107,12 +107,6 @@ def difference(a: Manifest, b: Manifest) -> str | None:
         if one != two and None not in (one, two):
             return f"{what} differ ({one} and {two})"
     return None
-
-
-def _advance(recording: Recording, state: CacheState, done: int, upto: int) -> CacheState:
-    """The state after step `upto`, from the one after step `done`."""
-    diffs = recording.diffs[done + 1 : upto + 1]
-    return recording.blame(lambda: follow(state, diffs, positions=False))
 
 
 def _cells(table: TokenTable) -> IntArray:

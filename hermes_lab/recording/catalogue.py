@@ -7,8 +7,8 @@ from pathlib import Path
 
 from hermes_lab.brief import Brief
 from hermes_lab.errors import RecordingError
-from hermes_lab.recording.format import MANIFEST, Manifest
-from hermes_lab.recording.reader import event_parts, read_manifest
+from hermes_lab.recording.format import MANIFEST, Manifest, PartKind
+from hermes_lab.recording.opening import RecordingStatus, event_parts, read_manifest, status_of
 from hermes_lab.recording.summary import folder_bytes
 
 
@@ -27,6 +27,11 @@ class RecordingEntry(Brief):
     answers: int
     size_bytes: int
     problem: str | None = None
+
+    @property
+    def status(self) -> RecordingStatus | None:
+        """As `Recording.status`; None where the manifest cannot be read."""
+        return None if self.manifest is None else status_of(self.folder, self.manifest)
 
 
 def list_recordings(folder: str | Path) -> list[RecordingEntry]:
@@ -58,9 +63,10 @@ def _entry_or_problem(path: Path) -> RecordingEntry | None:
 
 
 def _entry(folder: Path) -> RecordingEntry:
-    kinds = [kind for _, kind, _ in event_parts(folder)]
     manifest = problem = None
+    kinds: list[PartKind] = []
     try:
+        kinds = [kind for _, kind, _ in event_parts(folder)]
         manifest = read_manifest(folder)
     except RecordingError as error:
         problem = str(error)

@@ -24,6 +24,19 @@ from typing import Any, Literal, cast, get_args
 
 from hermes_lab.brief import Brief
 from hermes_lab.errors import RecordingError, nearest
+from hermes_lab.recording.checks import (
+    Check,
+    anything,
+    count,
+    every,
+    first_wrong,
+    integer,
+    named,
+    number,
+    optional,
+    shaped,
+    text,
+)
 
 FORMAT = "hermes-lab-recording"
 FORMAT_VERSION = 1
@@ -109,6 +122,15 @@ class SourceInfo:
     sha256: str | None = None
 
 
+@dataclass(frozen=True)
+class Owner:
+    """The process that is writing a recording; `token` is one that no other has."""
+
+    pid: int
+    host: str
+    token: str
+
+
 @dataclass(frozen=True, repr=False)
 class Manifest(Brief):
     """Everything about a recording that holds for all of its steps.
@@ -120,7 +142,9 @@ class Manifest(Brief):
         prefix_tokens: cached tokens before the first frame.
         level: how much was recorded.
         created, finished: ISO 8601, UTC; `finished` None while the recording is open.
-        status, reason: "open" also stays behind when a process is killed; `reason` says why one was aborted.
+        status, reason: "open" also stays behind when a process is killed (see `Recording.status`); `reason` says
+            why one was aborted.
+        owner: who is writing it; None once it is closed.
     """
 
     model: ModelInfo
@@ -139,6 +163,7 @@ class Manifest(Brief):
     finished: str | None = None
     status: Status = "open"
     reason: str | None = None
+    owner: Owner | None = None
     format_version: int = FORMAT_VERSION
 
     def to_json(self) -> str:
@@ -156,15 +181,15 @@ class Manifest(Brief):
             ) from error
 
     @classmethod
-    def from_json(cls, text: str, folder: Path) -> Manifest:
+    def from_json(cls, written: str, folder: Path) -> Manifest:
         """Read `manifest.json`; keys that this version does not know are left out.
 
         Raises:
             RecordingError: not a recording, written by a newer version, or damaged.
         """
         try:
-            raw: Any = json.loads(text)
-        except ValueError as error:
+            raw: Any = json.loads(written)
+        except (ValueError, RecursionError) as error:
             raise RecordingError(
                 f"{MANIFEST} of {str(folder)!r} is not valid JSON ({error}); restore it from a copy."
             ) from error
@@ -173,15 +198,23 @@ class Manifest(Brief):
                 f"{str(folder)!r} is not a recording: its {MANIFEST} was not written by HERMES Lab."
             )
         values = cast(dict[str, Any], raw)
-        version = values.get("format_version")
-        if not isinstance(version, int) or version > FORMAT_VERSION:
+        version: Any = values.get("format_version")
+        if not integer(version) or version > FORMAT_VERSION:
             raise RecordingError(
                 f"{str(folder)!r} has recording format {version}, this version reads up to "
                 f"{FORMAT_VERSION}; upgrade hermes-lab."
             )
+        wrong = first_wrong(values, {}, _MANIFEST)
+        if wrong is not None:
+            raise RecordingError(
+                f"{MANIFEST} of {str(folder)!r} is damaged: its {wrong!r} is not what it should be; "
+                "restore it from a copy."
+            )
         try:
             values["model"] = ModelInfo(**_known(ModelInfo, values["model"]))
             values["source"] = SourceInfo(**_known(SourceInfo, values["source"]))
+            if values.get("owner") is not None:
+                values["owner"] = Owner(**_known(Owner, values["owner"]))
             manifest = cls(**_known(cls, values))
         except (KeyError, TypeError) as error:
             raise RecordingError(
@@ -191,7 +224,7 @@ class Manifest(Brief):
 
 
 def _known(
-    kind: type[ModelInfo | SourceInfo | Manifest], values: Mapping[str, Any]
+    kind: type[ModelInfo | SourceInfo | Owner | Manifest], values: Mapping[str, Any]
 ) -> dict[str, Any]:
     """The entries of `values` that are fields of a dataclass, a grid as the tuple it was."""
     names = {entry.name for entry in fields(kind)}
@@ -199,3 +232,28 @@ def _known(
     if "grid" in chosen:
         chosen["grid"] = tuple(chosen["grid"])
     return chosen
+
+
+_MODEL = {
+    "name": text, "family": text, "layers": count, "query_heads": count, "kv_heads": count,
+    "head_dim": count, "tokens_per_frame": count, "grid": every(count, 2), "revision": optional(text),
+}  # fmt: skip
+_MANIFEST: dict[str, Check] = {
+    "model": shaped({}, _MODEL),
+    "policy": named(anything),
+    "positions": text,
+    "source": shaped({}, {"name": text, "kind": text, "sha256": optional(text)}),
+    "chunk_frames": integer,
+    "fps": optional(number),
+    "dtype": text,
+    "device": text,
+    "seed": lambda value: type(value) is int,
+    "prefix_tokens": count,
+    "level": text,
+    "libraries": named(text),
+    "created": text,
+    "finished": optional(text),
+    "status": lambda value: value in get_args(Status),
+    "reason": optional(text),
+    "owner": optional(shaped({"pid": integer, "host": text, "token": text})),
+}

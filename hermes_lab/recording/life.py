@@ -14,8 +14,8 @@ from hermes_lab.snapshot import LayerDecision
 from hermes_lab.tokens import Role
 
 if TYPE_CHECKING:
+    from hermes_lab.recording.chronicle import LayerChronicle
     from hermes_lab.recording.reader import Recording
-    from hermes_lab.recording.retention import LayerChronicle
 
 Fate = Literal["never came", "kept", "evicted", "merged"]
 
@@ -92,7 +92,7 @@ def life(recording: Recording, token_id: int, layer: int | None) -> TokenLife:
             f"ids run from 0 to {len(table) - 1}."
         )
     layers = range(recording.layers) if layer is None else (layer,)
-    chronicles = {n: recording.chronicle(n) for n in layers}
+    chronicles = dict(zip(layers, recording.chronicles(layers), strict=True))
     trials = _trials(recording, token_id, chronicles)
     steps = recording.timeline.step
     return TokenLife(

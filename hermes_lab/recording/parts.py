@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +18,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from hermes_lab.brief import Brief
-from hermes_lab.recording.format import TEMPORARY_SUFFIX
+from hermes_lab.recording.checks import wrong_in_part
+from hermes_lab.recording.format import TEMPORARY_SUFFIX, parse_part_name
 
 Array = npt.NDArray[Any]
 
@@ -80,14 +82,21 @@ class Part(Brief):
         """Read the header; safetensors checks that the file has the length that the header claims.
 
         Raises:
-            DamagedPartError: the header cannot be read or the file is too short.
+            DamagedPartError: the header cannot be read, is of another kind than the name says, or the file is too
+                short.
         """
         try:
+            _check_regular(path)
             with safe_open(path, framework="np") as file:
                 metadata = file.metadata() or {}
-                return cls(path, json.loads(metadata["record"]), frozenset(file.keys()))
-        except (SafetensorError, OSError, ValueError, KeyError) as error:
+                part = cls(path, json.loads(metadata["record"]), frozenset(file.keys()))
+        except _UNREADABLE as error:
             raise DamagedPartError(f"{type(error).__name__}: {error}") from error
+        _, kind = parse_part_name(path.name) or (0, "")
+        wrong = wrong_in_part(kind, part.record) if kind else None
+        if wrong is not None:
+            raise DamagedPartError(f"its {wrong!r} is not that of a part of kind {kind}")
+        return part
 
     def read(self, *names: str) -> list[Array]:
         """The arrays of these names; an absent one is empty.
@@ -100,7 +109,7 @@ class Part(Brief):
         try:
             with safe_open(self.path, framework="np") as file:
                 return [file.get_tensor(n) if n in self.names else _EMPTY for n in names]
-        except (SafetensorError, OSError) as error:
+        except _UNREADABLE as error:
             raise DamagedPartError(f"{type(error).__name__}: {error}") from error
 
     @cached_property
@@ -118,10 +127,25 @@ class Part(Brief):
             with safe_open(self.path, framework="np") as file:
                 metadata = file.metadata() or {}
                 tensors = {name: file.get_tensor(name) for name in self.names}
-        except (SafetensorError, OSError) as error:
+        except _UNREADABLE as error:
             raise DamagedPartError(f"{type(error).__name__}: {error}") from error
         return metadata.get("crc32") == str(_checksum(metadata.get("record", ""), tensors))
 
 
+def _check_regular(path: Path) -> None:
+    """Opening a pipe would wait for ever.
+
+    Raises:
+        OSError: nothing there, or no file.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError("it is not a file")
+
+
+# safetensors and numpy raise what they like on bytes that make no sense
+_UNREADABLE = (
+    SafetensorError, OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError, MemoryError,
+    RecursionError,
+)  # fmt: skip
 _EMPTY: Array = np.empty(0, np.int32)
 _EMPTY.flags.writeable = False

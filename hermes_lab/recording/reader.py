@@ -3,46 +3,42 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from operator import index as index_of
 from pathlib import Path
 from typing import TypeVar, overload
 
-import numpy as np
-
 from hermes_lab.errors import LabError, RecordingError
 from hermes_lab.recording.answers import decode_answer
+from hermes_lab.recording.chronicle import LayerChronicle, chronicles
 from hermes_lab.recording.decisions import decode_decisions
 from hermes_lab.recording.format import (
-    MANIFEST,
     PARTS,
     Manifest,
-    PartKind,
     parse_part_name,
     part_name,
 )
+from hermes_lab.recording.idsets import IntArray
 from hermes_lab.recording.life import TokenLife, life
+from hermes_lab.recording.opening import RecordingStatus, open_parts, read_manifest, status_of
 from hermes_lab.recording.parts import DamagedPartError, Part
-from hermes_lab.recording.retention import (
-    DecisionLog,
-    LayerChronicle,
-    Retention,
-    chronicle,
-    decision_logs,
-    retention,
-)
+from hermes_lab.recording.retention import Retention, retention
 from hermes_lab.recording.state import CacheState, StepDiff, decode_checkpoint, follow
-from hermes_lab.recording.steps import decode_step
+from hermes_lab.recording.steps import decode_step, read_tokens
 from hermes_lab.recording.summary import RecordingSummary, summarise
 from hermes_lab.recording.thumbnails import Picture, decode_thumbnail
 from hermes_lab.recording.timeline import Timeline
 from hermes_lab.snapshot import Answer, LayerDecision, Snapshot
-from hermes_lab.tokens import COLUMNS, TokenTable
+from hermes_lab.tokens import TokenTable
 
 T = TypeVar("T")
 _STATES_KEPT = 16
-_DAMAGE = (DamagedPartError, ValueError, IndexError, KeyError, TypeError)
+_DAMAGE = (
+    DamagedPartError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, MemoryError,
+    RecursionError,
+)  # fmt: skip
 
 
 class Steps(Sequence[Snapshot]):
@@ -78,6 +74,9 @@ class Recording:
         folder, manifest: where it is and what it is of.
         step_parts, answer_parts: parts in the order of what happened.
         problems: sentences on what was left out (a last part cut short, damage that was salvaged around).
+        notes: sentences on steps that were never recorded, because the disk refused them.
+        passed_parts: of steps that cannot be read, for their rows of the token table.
+        restarts: indices of steps that stand behind a gap: what was held before them says their own checkpoint.
     """
 
     folder: Path
@@ -85,6 +84,9 @@ class Recording:
     step_parts: tuple[Part, ...]
     answer_parts: tuple[Part, ...]
     problems: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    passed_parts: tuple[Part, ...] = ()
+    restarts: frozenset[int] = frozenset()
     _states: OrderedDict[int, CacheState] = field(
         default_factory=lambda: OrderedDict[int, CacheState](), repr=False, compare=False
     )
@@ -97,45 +99,32 @@ class Recording:
         """Open a recording; temporary files and a last part that was cut short are left out.
 
         Args:
-            salvage: with damage before the last part, open what came before the damage instead of refusing.
+            salvage: with damage before the last part, open what can be read of both sides of it instead of refusing.
 
         Raises:
             RecordingError: not a recording, written by a newer version, or damaged.
         """
         folder = Path(folder)
         manifest = read_manifest(folder)
-        steps: list[Part] = []
-        answers: list[Part] = []
-        problems: tuple[str, ...] = ()
-        events = event_parts(folder)
-        for expected, (number, kind, path) in enumerate(events):
-            try:
-                if number != expected:
-                    raise DamagedPartError(f"part {expected:06d} before it is missing")
-                (steps if kind == "step" else answers).append(Part.open(path))
-            except DamagedPartError as damage:
-                is_last = expected == len(events) - 1
-                left = "The last part" if is_last else "Part"
-                sentence = (
-                    f"{left} {path.name} of the recording {str(folder)!r} is damaged ({damage}): "
-                    f"the {len(steps)} steps before it can be read"
-                )
-                if not is_last and not salvage:
-                    raise RecordingError(
-                        f"{sentence} with Recording.open(..., salvage=True), "
-                        f"the {len(events) - expected} parts from there on cannot."
-                    ) from damage
-                problems = (f"{sentence}, what came after them is left out.",)
-                break
-        return cls(folder, manifest, tuple(steps), tuple(answers), problems)
+        opened = open_parts(folder, salvage=salvage)
+        return cls(
+            folder, manifest, tuple(opened.steps), tuple(opened.answers), tuple(opened.problems),
+            tuple(opened.notes), tuple(opened.passed),
+            frozenset(opened.restarts),
+        )  # fmt: skip
 
     def __repr__(self) -> str:
         policy = self.manifest.policy.get("policy", "?")
         left_out = f", {len(self.problems)} problems" if self.problems else ""
         return (
-            f"Recording({str(self.folder)!r}, {self.manifest.status}, {self.manifest.model.name} under "
+            f"Recording({str(self.folder)!r}, {self.status}, {self.manifest.model.name} under "
             f"{policy}, {len(self.step_parts)} steps, {len(self.answer_parts)} answers{left_out})"
         )
+
+    @property
+    def status(self) -> RecordingStatus:
+        """What the manifest says; "interrupted" where it says "open" and its process is gone."""
+        return status_of(self.folder, self.manifest)
 
     @property
     def steps(self) -> Steps:
@@ -150,20 +139,21 @@ class Recording:
     @cached_property
     def tokens(self) -> TokenTable:
         """What every token of the stream is."""
-        parts = [p for p in (*self.step_parts, *self.answer_parts) if "tokens_from" in p.record]
+        every = (*self.step_parts, *self.answer_parts, *self.passed_parts)
+        parts = [part for part in every if "tokens_from" in part.record]
         parts.sort(key=lambda part: part.record["tokens_from"])
-        names = [f"tokens.{column}" for column in COLUMNS]
-        rows = [self.read(part, lambda p: p.read(*names)) for part in parts]
-        columns = {
-            column: np.concatenate([np.empty(0, dtype), *(row[i] for row in rows)], dtype=dtype)
-            for i, (column, dtype) in enumerate(COLUMNS.items())
-        }
-        return TokenTable.from_arrays(columns)
+        named = max((int(ids.max(initial=-1)) for ids in self._ids_at_restarts()), default=-1)
+        return self.blame(lambda: read_tokens(parts, named + 1, self.manifest.prefix_tokens))
+
+    def _ids_at_restarts(self) -> Iterator[IntArray]:
+        """Ids that may have come in a gap."""
+        for index in self.restarts:
+            yield from self.before(index).held
 
     @cached_property
     def timeline(self) -> Timeline:
         """Numbers of every step side by side."""
-        return Timeline.read(self.step_parts)
+        return self.blame(lambda: Timeline.read(self.step_parts))
 
     def thumbnail(self, frame: int) -> Picture:
         """The small picture of a frame, uint8 [height, width, 3].
@@ -183,7 +173,7 @@ class Recording:
             )
         try:
             return decode_thumbnail(Part.open(path), frame)
-        except (DamagedPartError, OSError, ValueError, IndexError) as error:
+        except (*_DAMAGE, OSError) as error:
             raise RecordingError(
                 f"Part {path.name} of the recording {str(self.folder)!r} is damaged ({error}); "
                 "it holds pictures only, all steps remain readable."
@@ -191,13 +181,18 @@ class Recording:
 
     def snapshot(self, index: int) -> Snapshot:
         """The snapshot of the step with this 0-based index."""
-        before = self.state(index - 1)
+        before = self.before(index)
         diff = self.diff(index)
         after = self.blame(lambda: follow(before, [diff]))
         self._remember(index, after)
-        return self.read(
-            self.step_parts[index], lambda part: decode_step(part, diff, before, after)
-        )
+
+        def decode(part: Part) -> Snapshot:
+            snapshot = decode_step(part, diff, before, after)
+            candidates = (decision.candidates for decision in snapshot.decisions)
+            self._check_ids(index, diff.new_ids, *after.held, *candidates)
+            return snapshot
+
+        return self.read(self.step_parts[index], decode)
 
     def diff(self, index: int) -> StepDiff:
         """What changed in one step."""
@@ -211,22 +206,45 @@ class Recording:
             return CacheState()
         known = max((i for i in self._states if i <= index), default=-1)
         base, first = self._states.get(known, CacheState()), known + 1
-        for start in range(index, known + 1, -1):
-            if "before" in self.step_parts[start].record:
+        for start in range(index, known, -1):
+            # the nearest checkpoint; one right behind a known state is needed only where steps are missing between
+            near = start == known + 1 and start not in self.restarts
+            if not near and "before" in self.step_parts[start].record:
                 base, first = self.read(self.step_parts[start], decode_checkpoint), start
                 break
         diffs = [self.diff(i) for i in range(first, index + 1)]
         state = self.blame(lambda: follow(base, diffs))
+        self.blame(lambda: self._check_ids(index, *state.held))
         self._remember(index, state)
         return state
 
+    def before(self, index: int) -> CacheState:
+        """What the layers held before a step."""
+        if index in self.restarts:
+            return self.read(self.step_parts[index], decode_checkpoint)
+        return self.state(index - 1)
+
+    def advance(self, state: CacheState, done: int, upto: int) -> CacheState:
+        """The ids that the layers held after step `upto`, from those after step `done`; positions are left out."""
+        gaps = [index for index in self.restarts if done < index <= upto]
+        first = max(gaps, default=done + 1)
+        base = self.before(first) if gaps else state
+        diffs = [self.diff(index) for index in range(first, upto + 1)]
+        after = self.blame(lambda: follow(base, diffs, positions=False))
+        self.blame(lambda: self._check_ids(upto, *after.held))
+        return after
+
     def decisions(self, index: int, layers: frozenset[int]) -> tuple[LayerDecision, ...]:
         """The decisions of some layers in the step with this 0-based index."""
-        part = self.step_parts[index]
-        before, new_ids = self.state(index - 1), self.diff(index).new_ids
-        return self.read(
-            part, lambda p: decode_decisions(p.record["decisions"], p, before, new_ids, layers)
-        )
+        before, new_ids = self.before(index), self.diff(index).new_ids
+
+        def decode(part: Part) -> tuple[LayerDecision, ...]:
+            records = part.record["decisions"]
+            found = decode_decisions(records, part, before, new_ids, layers)
+            self._check_ids(index, *(decision.candidates for decision in found))
+            return found
+
+        return self.read(self.step_parts[index], decode)
 
     def chronicle(self, layer: int) -> LayerChronicle:
         """Who came and left one layer, and when.
@@ -234,48 +252,44 @@ class Recording:
         Raises:
             RecordingError: there is no such layer.
         """
-        if not 0 <= layer < self.layers:
-            raise RecordingError(
-                f"There is no layer {layer} in the recording {str(self.folder)!r}; "
-                f"layers run from 0 to {self.layers - 1}."
-            )
-        if layer not in self._chronicles:
-            self._chronicles[layer] = self.blame(lambda: chronicle(self, layer))
-        return self._chronicles[layer]
+        self._check_layer(layer)
+        return self.chronicles((layer,))[0]
+
+    def chronicles(self, layers: Sequence[int]) -> tuple[LayerChronicle, ...]:
+        """Who came and left some layers; those that are not known yet in one pass over the parts."""
+        missing = [layer for layer in layers if layer not in self._chronicles]
+        if missing:
+            told = self.blame(lambda: chronicles(self, missing))
+            self._chronicles.update(zip(missing, told, strict=True))
+        return tuple(self._chronicles[layer] for layer in layers)
 
     @cached_property
     def layers(self) -> int:
         """Decoder layers that were recorded."""
         return len(self.step_parts[0].record["state"]["heads"]) if self.step_parts else 0
 
-    @cached_property
-    def diffs(self) -> tuple[StepDiff, ...]:
-        """What changed, step by step; read once."""
-        return tuple(self.diff(index) for index in range(len(self.step_parts)))
-
-    @cached_property
-    def decision_logs(self) -> tuple[DecisionLog, ...]:
-        """Merges and protected tokens of every layer; read once."""
-        return self.blame(lambda: decision_logs(self))
-
     def retention(self, layer: int | None = None) -> Retention:
         """When every video token came and left, in one layer or in all."""
-        return retention(self, layer)
+        self._check_layer(layer)
+        return self.blame(lambda: retention(self, layer))
 
     def life(self, token_id: int, layer: int | None = None) -> TokenLife:
         """What happened to one token, in one layer or in all."""
-        return life(self, token_id, layer)
+        self._check_layer(layer)
+        token = index_of(token_id)
+        return self.blame(lambda: life(self, token, layer))
 
     def summary(self) -> RecordingSummary:
         """The recording in a few numbers."""
-        return summarise(self)
+        return self.blame(lambda: summarise(self))
 
     def verify(self) -> list[str]:
         """Read every byte; one sentence for each thing that is wrong, none where all is sound."""
         found = list(self.problems)
+        parts = self.folder / PARTS
         pictures = [
             path
-            for path in sorted((self.folder / PARTS).iterdir())
+            for path in (sorted(parts.iterdir()) if parts.is_dir() else [])
             if (parse_part_name(path.name) or (0, ""))[1] == "frames"
         ]
         for path in (*(p.path for p in (*self.step_parts, *self.answer_parts)), *pictures):
@@ -307,8 +321,38 @@ class Recording:
         try:
             return work()
         except _DAMAGE as error:
-            unsound = (part for part in self.step_parts if not _sound(part))
-            raise self._damaged(next(unsound, self.step_parts[-1]), error) from error
+            every = (*self.step_parts, *self.answer_parts)
+            if not every:
+                raise
+            unsound = [part for part in every if not _sound(part)]
+            raise self._damaged((unsound or every)[0], error) from error
+
+    def _check_ids(self, index: int, *rows: IntArray) -> None:
+        """Refuse ids that no token has: whoever looks them up would find another token, or none.
+
+        Raises:
+            ValueError: naming the ids.
+        """
+        ids = [row for row in rows if row.size]
+        if not ids:
+            return
+        low, high = min(int(row.min()) for row in ids), max(int(row.max()) for row in ids)
+        # the rows of this very step say it nearly always; all of them are asked only if they do not
+        if low < 0 or (high >= self._named_by(index) and high >= len(self.tokens)):
+            raise ValueError(f"there are ids from {low} to {high} that no token has")
+
+    def _named_by(self, index: int) -> int:
+        """How many tokens had an id after a step, as far as its own part says."""
+        part = self.step_parts[index]
+        first = part.record.get("tokens_from")
+        return 0 if first is None else int(first) + len(part.read("tokens.role")[0])
+
+    def _check_layer(self, layer: int | None) -> None:
+        if layer is not None and not 0 <= layer < self.layers:
+            raise RecordingError(
+                f"There is no layer {layer} in the recording {str(self.folder)!r}; "
+                f"layers run from 0 to {self.layers - 1}."
+            )
 
     def _damaged(self, part: Part, error: Exception) -> RecordingError:
         before = sum(other.path.name < part.path.name for other in self.step_parts)
@@ -329,31 +373,3 @@ def _sound(part: Part) -> bool:
         return part.sound()
     except DamagedPartError:
         return False
-
-
-def read_manifest(folder: Path) -> Manifest:
-    """The manifest of a recording folder.
-
-    Raises:
-        RecordingError: not a recording, written by a newer version, or damaged.
-    """
-    if not folder.is_dir():
-        raise RecordingError(f"There is no recording folder {str(folder)!r}; check the path.")
-    try:
-        text = (folder / MANIFEST).read_text("utf-8")
-    except FileNotFoundError as error:
-        raise RecordingError(
-            f"{str(folder)!r} is not a recording: it has no {MANIFEST}."
-        ) from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecordingError(f"{MANIFEST} of {str(folder)!r} cannot be read ({error}).") from error
-    return Manifest.from_json(text, folder)
-
-
-def event_parts(folder: Path) -> list[tuple[int, PartKind, Path]]:
-    """Number, kind and path of the step and answer parts, in order."""
-    parts = folder / PARTS
-    if not parts.is_dir():
-        return []
-    named = [(parse_part_name(path.name), path) for path in parts.iterdir()]
-    return sorted((*name, path) for name, path in named if name and name[1] != "frames")

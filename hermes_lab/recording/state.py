@@ -208,12 +208,20 @@ class StepDiff(Brief):
     _values: Array
 
     @classmethod
-    def read(cls, record: Mapping[str, Any], part: Part) -> StepDiff:
-        """Read what `encode_state` wrote."""
+    def read(cls, record: Mapping[str, Any], part: Part, *, positions: bool = True) -> StepDiff:
+        """Read what `encode_state` wrote, or only its ids.
+
+        Raises:
+            ValueError: the ids contradict the record.
+        """
+        names = ("positions.counts", "positions.ids", "positions.whole", "positions.values")
         new, counts, ids, moved_counts, moved_ids, whole, values = part.read(
-            "new_ids", "held.counts", "held.ids",
-            "positions.counts", "positions.ids", "positions.whole", "positions.values",
-        )  # fmt: skip
+            "new_ids", "held.counts", "held.ids", *(names if positions else ("",) * 4)
+        )
+        if len(counts) != sum(record["heads"]):
+            raise ValueError(
+                f"{sum(record['heads'])} rows of ids were recorded, {len(counts)} are there"
+            )
         return cls(
             new.astype(np.int64),
             tuple(record["heads"]),

@@ -7,7 +7,7 @@ step starts with a checkpoint; `candidates.*`, `kept`, `scores`, `sources` (see 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -18,7 +18,7 @@ from hermes_lab.recording.decisions import decode_decisions, encode_decisions
 from hermes_lab.recording.parts import Array, Part
 from hermes_lab.recording.state import CacheState, StepDiff, encode_checkpoint, encode_state
 from hermes_lab.snapshot import Snapshot, Timings
-from hermes_lab.tokens import COLUMNS, TokenTable
+from hermes_lab.tokens import COLUMNS, Role, TokenTable
 
 _SCALARS = (
     "step",
@@ -91,3 +91,36 @@ def encode_tokens(table: TokenTable, first: int) -> tuple[dict[str, Any], dict[s
     return {"tokens_from": first}, {
         f"tokens.{name}": table.column(name)[first:] for name in COLUMNS
     }
+
+
+def read_tokens(parts: Sequence[Part], least: int, prefix: int) -> TokenTable:
+    """The rows that `encode_tokens` spread over some parts; ids that no part describes are text without a place.
+
+    Args:
+        parts: that have rows, in the order of their ids.
+        least: at least so many rows.
+        prefix: so many of the first tokens are the system prompt's.
+    """
+    names = [f"tokens.{column}" for column in COLUMNS]
+    found: list[tuple[int, list[Array]]] = []
+    length = 0
+    for part in parts:
+        first, rows = int(part.record["tokens_from"]), part.read(*names)
+        if first < length or (first > length and not part.sound()):
+            raise ValueError(
+                f"part {part.path.name} begins at token {first} where {length} are known"
+            )
+        found.append((first, rows))
+        length = first + len(rows[0])
+    columns = {name: np.full(max(length, least), blank) for name, blank in _UNKNOWN.items()}
+    columns["role"][:prefix] = Role.SYSTEM
+    for first, rows in found:
+        for (name, dtype), row in zip(COLUMNS.items(), rows, strict=True):
+            columns[name][first : first + len(row)] = row.astype(dtype, casting="same_kind")
+    return TokenTable.from_arrays(columns)
+
+
+_UNKNOWN: dict[str, Any] = {
+    name: dtype(Role.TEXT if name == "role" else np.nan if name == "time_s" else -1)
+    for name, dtype in COLUMNS.items()
+}

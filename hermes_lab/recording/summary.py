@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import stat
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from hermes_lab.recording.reader import Recording
 
 
+_INTERRUPTED = "its process ended without closing it"
 _SHORT_CHARACTERS = 24  # longer policy fields (prompts) are left to the manifest
 
 
@@ -37,7 +39,7 @@ class RecordingSummary(Brief):
     """What `hermes-lab show` prints.
 
     Attributes:
-        status: open, finished or aborted; `reason` says why aborted.
+        status: open, interrupted, finished or aborted; `reason` says why.
         stream_s: presentation time of the newest frame.
         kept_tokens, evicted_tokens, merged_tokens: video tokens in each layer at the end, [layer].
         budget_tokens: per layer at the end, None without limit.
@@ -114,7 +116,7 @@ class RecordingSummary(Brief):
 
 def summarise(recording: Recording) -> RecordingSummary:
     """Collect the numbers of `Recording.summary`."""
-    manifest, line = recording.manifest, recording.timeline
+    manifest, line, status = recording.manifest, recording.timeline, recording.status
     records = [part.record for part in recording.step_parts]
     state = recording.retention().state()
     notes = dict.fromkeys(note for record in records for note in record["notes"])
@@ -128,8 +130,8 @@ def summarise(recording: Recording) -> RecordingSummary:
 
     return RecordingSummary(
         folder=str(recording.folder),
-        status=manifest.status,
-        reason=manifest.reason,
+        status=status,
+        reason=_INTERRUPTED if status == "interrupted" else manifest.reason,
         created=manifest.created,
         model=manifest.model.name,
         policy=dict(manifest.policy),
@@ -153,13 +155,21 @@ def summarise(recording: Recording) -> RecordingSummary:
         },
         median_ttft_s=float(np.median([a.ttft_s for a in answers])) if answers else None,
         answers=answers,
-        notes=(*notes, *recording.problems),
+        notes=(*notes, *recording.notes, *recording.problems),
     )
 
 
 def folder_bytes(folder: Path) -> int:
     """Bytes of all files of a recording."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    return sum(map(_file_bytes, folder.rglob("*")))
+
+
+def _file_bytes(path: Path) -> int:
+    try:
+        found = path.stat()
+    except OSError:  # gone in the meantime, as temporary files are, or out of reach
+        return 0
+    return found.st_size if stat.S_ISREG(found.st_mode) else 0
 
 
 def _span(values: tuple[int, ...]) -> str:

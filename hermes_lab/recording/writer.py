@@ -8,11 +8,10 @@ position rules that renumber (eager, contiguous) also 2 to 4 bytes for every hel
 
 from __future__ import annotations
 
-import errno
 import logging
-import shutil
+import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -20,33 +19,44 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from hermes_lab.errors import RecordingError
+from hermes_lab.errors import RecordingError, reason_of
 from hermes_lab.recording.answers import encode_answer
 from hermes_lab.recording.attention import RowFilter, reduce_rows
 from hermes_lab.recording.format import (
-    MANIFEST,
-    PARTS,
-    TEMPORARY_SUFFIX,
     Level,
     Manifest,
     ModelInfo,
-    PartKind,
     Status,
     check_level,
     now_utc,
-    part_name,
 )
-from hermes_lab.recording.parts import Array, pack, write_whole
+from hermes_lab.recording.journal import Journal, Written
+from hermes_lab.recording.parts import Array, pack
 from hermes_lab.recording.state import CacheState
 from hermes_lab.recording.steps import difference_bytes, encode_step, encode_tokens
-from hermes_lab.recording.syncing import Syncer
 from hermes_lab.recording.thumbnails import encode_thumbnails
 from hermes_lab.snapshot import Answer, Snapshot
 from hermes_lab.tokens import TokenTable
 
 _LOG = logging.getLogger(__name__)
 _CHECKPOINT_EVERY = 4  # checkpoints may add a quarter to the bytes of the differences between them
-_FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
+
+
+@dataclass(frozen=True)
+class _Told:
+    """What the parts so far tell, against which the next one is written.
+
+    Attributes:
+        last_step: `Snapshot.step` of the newest one.
+        tokens: rows of the token table.
+        state: what the layers held after the newest step.
+        differences_bytes: since the last checkpoint.
+    """
+
+    last_step: int | None = None
+    tokens: int = 0
+    state: CacheState = field(default_factory=CacheState)
+    differences_bytes: int = 0
 
 
 class RecordingWriter:
@@ -54,7 +64,8 @@ class RecordingWriter:
 
     When a call returns, what it was given outlives the process; when the next one returns, the disk has it, so that
     it outlives a power failure too. A call that raises leaves all earlier parts as they were and may be repeated; the
-    next step then carries what the failed one would have.
+    next step then carries what the failed one would have. A call that is interrupted (Ctrl-C) has written its part or
+    has not, as `last_step` says. Threads wait for each other.
 
     Args:
         folder: is made; must be empty or absent unless `overwrite`.
@@ -77,30 +88,35 @@ class RecordingWriter:
     ) -> None:
         self.folder = Path(folder)
         self.level: Level = check_level(level)
-        self.manifest = replace(manifest, level=level, status="open", finished=None, reason=None)
-        self.steps_written = 0
-        self.answers_written = 0
-        self.bytes_written = 0
+        self._manifest = replace(manifest, level=level, status="open", finished=None, reason=None)
         self._rows = rows or RowFilter()
-        self._state = CacheState()
-        self._last_step: int | None = None
-        self._tokens_written = 0
-        self._unsaved_checkpoint_bytes = 0
-        self._closed = False
-        self._syncer = Syncer()
-        if self.level == "off":
-            return
-        text = self.manifest.to_json()
-        try:
-            _make_room(self.folder, overwrite)
-            self.folder.mkdir(parents=True, exist_ok=True)
-            write_whole(self.folder / MANIFEST, text.encode())
-            (self.folder / PARTS).mkdir()
-        except OSError as error:
-            raise RecordingError(
-                f"The recording folder {str(self.folder)!r} cannot be written "
-                f"({error.strerror or error}); name another one with --record."
-            ) from error
+        self._told = _Told()
+        self._lock = threading.RLock()
+        self._journal: Journal | None = None
+        if self.level != "off":
+            self._journal = Journal(self.folder, self._manifest, overwrite)
+
+    @property
+    def manifest(self) -> Manifest:
+        """As it stands on disk; at level "off" as it would."""
+        return self._manifest if self._journal is None else self._journal.manifest
+
+    @property
+    def closed(self) -> bool:
+        """Whether nothing more can be written."""
+        return self._journal is None or self._journal.closed
+
+    @property
+    def written(self) -> Written:
+        """How much is in its place."""
+        return Written() if self._journal is None else self._journal.written
+
+    @property
+    def last_step(self) -> int | None:
+        """`Snapshot.step` of the newest step that is in its place."""
+        if self._journal is not None:
+            self._journal.drain()
+        return self._told.last_step
 
     def reduce(self, snapshot: Snapshot) -> Snapshot:
         """The snapshot that will be read back: full attention rows only as far as the level keeps them."""
@@ -120,18 +136,29 @@ class RecordingWriter:
         Raises:
             RecordingError: the disk is full or refuses, the snapshot contradicts itself, or the recording is closed.
         """
-        if self.level == "off":
+        if self._journal is None:
             return
-        self._check_open()
-        if self._last_step is not None and snapshot.step <= self._last_step:
+        with self._lock:
+            self._journal.check_open()
+            self._write_step(self._journal, snapshot, table, thumbnails)
+
+    def _write_step(
+        self,
+        journal: Journal,
+        snapshot: Snapshot,
+        table: TokenTable,
+        thumbnails: Sequence[npt.NDArray[Any]] | None,
+    ) -> None:
+        told = self._told
+        if told.last_step is not None and snapshot.step <= told.last_step:
             raise RecordingError(
-                f"Step {snapshot.step} came after step {self._last_step}; "
+                f"Step {snapshot.step} came after step {told.last_step}; "
                 "steps of a recording must grow, so start another recording for another stream."
             )
-        if self._state.held and len(snapshot.held) != len(self._state.held):
+        if told.state.held and len(snapshot.held) != len(told.state.held):
             raise RecordingError(
                 f"Step {snapshot.step} has {len(snapshot.held)} layers, the recording "
-                f"{len(self._state.held)}; start another recording for another model."
+                f"{len(told.state.held)}; start another recording for another model."
             )
         newest = max(int(ids.max(initial=-1)) for ids in (snapshot.new_ids, *snapshot.held))
         if newest >= len(table):
@@ -140,12 +167,12 @@ class RecordingWriter:
                 f"table of {len(table)} rows."
             )
         checkpoint = (
-            self._last_step is None
-            or self._unsaved_checkpoint_bytes >= _CHECKPOINT_EVERY * self._state.size_bytes
+            told.last_step is None
+            or told.differences_bytes >= _CHECKPOINT_EVERY * told.state.size_bytes
         )
         reduced = self.reduce(snapshot)
         try:
-            record, tensors = encode_step(reduced, self._state, checkpoint=checkpoint)
+            record, tensors = encode_step(reduced, told.state, checkpoint=checkpoint)
             pictures = None
             if thumbnails is not None:
                 pictures = pack(*encode_thumbnails(snapshot.frames, thumbnails))
@@ -156,22 +183,15 @@ class RecordingWriter:
             raise RecordingError(
                 f"Step {snapshot.step} cannot be recorded: {error}; the steps before it are saved."
             ) from error
-        frames_part = None if pictures is None else self._write("frames", pictures)
-        try:
-            self._write("step", data)
-        except RecordingError:
-            if frames_part is not None:
-                frames_part.unlink(missing_ok=True)
-            raise
-        since = 0 if checkpoint else self._unsaved_checkpoint_bytes
-        self._unsaved_checkpoint_bytes = since + difference_bytes(tensors)
-        self._state = CacheState(
+        state = CacheState(
             tuple(np.array(rows, np.int64) for rows in snapshot.held),
             tuple(np.array(places, np.int64) for places in snapshot.positions),
         )
-        self._last_step = snapshot.step
-        self._tokens_written = max(self._tokens_written, len(table))
-        self.steps_written += 1
+        since = 0 if checkpoint else told.differences_bytes
+        told = _Told(
+            snapshot.step, max(told.tokens, len(table)), state, since + difference_bytes(tensors)
+        )
+        journal.append("step", data, lambda: self._tell(told), pictures)
 
     def write_answer(self, answer: Answer, table: TokenTable | None = None) -> None:
         """Append one answer; `table` where the question's own tokens were given ids.
@@ -179,9 +199,13 @@ class RecordingWriter:
         Raises:
             RecordingError: the disk is full or refuses, `answer.extra` is not JSON, or the recording is closed.
         """
-        if self.level == "off":
+        if self._journal is None:
             return
-        self._check_open()
+        with self._lock:
+            self._journal.check_open()
+            self._write_answer(self._journal, answer, table)
+
+    def _write_answer(self, journal: Journal, answer: Answer, table: TokenTable | None) -> None:
         if answer.attention is not None:
             answer = replace(
                 answer, attention=reduce_rows(answer.attention, self.level, self._rows)
@@ -192,9 +216,9 @@ class RecordingWriter:
             data = pack(record | token_record, tensors | token_tensors)
         except (TypeError, ValueError) as error:
             raise RecordingError(f"The answer cannot be recorded: {error}.") from error
-        self._write("answer", data)
-        self._tokens_written = max(self._tokens_written, 0 if table is None else len(table))
-        self.answers_written += 1
+        told = self._told
+        told = replace(told, tokens=max(told.tokens, 0 if table is None else len(table)))
+        journal.append("answer", data, lambda: self._tell(told))
 
     def amend(
         self,
@@ -210,19 +234,16 @@ class RecordingWriter:
         Raises:
             RecordingError: the disk is full or refuses.
         """
-        self.manifest = replace(
-            self.manifest,
-            model=model,
-            policy=self.manifest.policy if policy is None else dict(policy),
-            positions=positions or self.manifest.positions,
-        )
-        if self.level == "off":
-            return
-        self._check_open()
-        try:
-            write_whole(self.folder / MANIFEST, self.manifest.to_json().encode())
-        except OSError as error:
-            raise self._refusal(error) from error
+        if self._journal is not None:
+            known = self._journal.manifest
+            self._journal.rewrite(
+                replace(
+                    known,
+                    model=model,
+                    policy=known.policy if policy is None else dict(policy),
+                    positions=positions or known.positions,
+                )
+            )
 
     def finish(self) -> None:
         """Mark the recording as complete; further calls do nothing."""
@@ -245,97 +266,25 @@ class RecordingWriter:
             self.finish()
             return
         try:
-            self.abort(str(error) or type(error).__name__)
+            self.abort(reason_of(error))
         except RecordingError as second:  # the first error is the one to be told
             _LOG.warning("%s", second)
 
     def _encode_tokens(self, table: TokenTable | None) -> tuple[dict[str, Any], dict[str, Array]]:
         if table is None:
             return {}, {}
-        if len(table) < self._tokens_written:
+        if len(table) < self._told.tokens:
             raise ValueError(
-                f"the token table shrank from {self._tokens_written} to {len(table)} rows"
+                f"the token table shrank from {self._told.tokens} to {len(table)} rows"
             )
-        return encode_tokens(table, self._tokens_written)
+        return encode_tokens(table, self._told.tokens)
 
-    def _check_open(self) -> None:
-        if self._closed:
-            raise RecordingError(
-                f"The recording {str(self.folder)!r} is closed; start another one to go on recording."
-            )
+    def _tell(self, told: _Told) -> None:
+        self._told = told
 
     def _close(self, status: Status, reason: str | None) -> None:
-        if self._closed or self.level == "off":
-            self._closed = True
-            return
-        manifest = replace(self.manifest, status=status, reason=reason, finished=now_utc())
-        self._closed = True
-        try:
-            self._syncer.close()
-            write_whole(self.folder / MANIFEST, manifest.to_json().encode())
-        except OSError as error:
-            raise self._refusal(error) from error
-        self.manifest = manifest
-
-    def _write(self, kind: PartKind, data: bytes) -> Path:
-        number = self.steps_written + self.answers_written
-        path = self.folder / PARTS / part_name(number, kind)
-        lasting = kind != "frames"  # pictures are not worth a wait
-        try:
-            if lasting:
-                self._syncer.wait()
-            write_whole(path, data, durable=False)
-        except OSError as error:
-            raise self._refusal(error) from error
-        if lasting:
-            self._syncer.start(path)
-        self.bytes_written += len(data)
-        return path
-
-    def _refusal(self, error: OSError) -> RecordingError:
-        saved = (
-            f"{self.steps_written} steps and {self.answers_written} answers are saved and readable"
-        )
-        if error.errno in _FULL_DISK:
-            return RecordingError(
-                f"The disk is full while recording to {str(self.folder)!r}: {saved}; "
-                "free some space, or record elsewhere with --record."
+        if self._journal is not None:
+            manifest = replace(
+                self._journal.manifest, status=status, reason=reason, finished=now_utc()
             )
-        return RecordingError(
-            f"Cannot record to {str(self.folder)!r} ({error.strerror or error}): {saved}; "
-            "record elsewhere with --record."
-        )
-
-
-def _make_room(folder: Path, overwrite: bool) -> None:
-    """Refuse a folder that is in use, or clear it of an earlier recording and of nothing else."""
-    if not folder.exists():
-        return
-    if not folder.is_dir():
-        raise RecordingError(
-            f"{str(folder)!r} is a file; name a folder to record into with --record."
-        )
-    entries = sorted(entry.name for entry in folder.iterdir())
-    if not entries:
-        return
-    if not overwrite:
-        raise RecordingError(
-            f"The recording folder {str(folder)!r} exists and is not empty; "
-            "name another one with --record, or replace it with --overwrite."
-        )
-    foreign = [
-        name
-        for name in entries
-        if name not in (MANIFEST, PARTS) and not name.endswith(TEMPORARY_SUFFIX)
-    ]
-    if foreign:
-        raise RecordingError(
-            f"{str(folder)!r} holds {foreign[0]!r}, which is not part of a recording; "
-            "it is not overwritten, so name another folder with --record."
-        )
-    for name in entries:
-        path = folder / name
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
+            self._journal.close(manifest)

@@ -293,16 +293,16 @@ def test_faulty_policy_is_refused_and_what_was_recorded_stays(
 def test_full_disk_ends_the_recording_but_not_the_stream(
     model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import hermes_lab.recording.writer as writer
+    import hermes_lab.recording.syncing as writing
 
-    written = writer.write_whole
+    written = writing.write_whole
 
     def full(path: Path, data: bytes, **options: Any) -> None:
         if "000002" in path.name:
             raise OSError(errno.ENOSPC, "No space left on device")
         written(path, data, **options)
 
-    monkeypatch.setattr(writer, "write_whole", full)
+    monkeypatch.setattr(writing, "write_whole", full)
     folder = tmp_path / "recording"
     code, said = report(capsys, WORLD, "--model", model, "--chunk-frames", "4", "--record", str(folder),
                         "--ask", "what?")  # fmt: skip

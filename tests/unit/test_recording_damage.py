@@ -168,9 +168,9 @@ def test_an_error_in_the_stream_aborts_the_recording_and_is_told(tmp_path: Path)
     with pytest.raises(KeyError, match="camera"):
         record_until_the_camera_goes(tmp_path / "run", lambda: None)
     read = Recording.open(tmp_path / "run")
-    assert (read.manifest.status, read.manifest.reason) == ("aborted", "'camera'")
+    assert (read.manifest.status, read.manifest.reason) == ("aborted", "KeyError: 'camera'")
     assert len(read.steps) == 1
-    assert "aborted: 'camera'" in read.summary().to_text()
+    assert "aborted: KeyError: 'camera'" in read.summary().to_text()
 
 
 def test_the_first_error_is_told_when_aborting_fails_too(
@@ -290,23 +290,26 @@ def test_a_last_part_cut_anywhere_is_left_out(tmp_path: Path, answers: bool) -> 
 def test_damage_in_the_middle_is_named_and_salvaged_around(tmp_path: Path, harm: str) -> None:
     record(tmp_path / "run")
     victim = tmp_path / "run" / "parts" / "000003-step.safetensors"
-    whole = victim.read_bytes()
+    whole, named = victim.read_bytes(), victim.name
     if harm == "removed":
         victim.unlink()
-        victim = victim.with_name("000004-step.safetensors")
+        named = "000003"
     else:
         victim.write_bytes({"cut": whole[:-1], "emptied": b"", "garbage": b"x" * 99}[harm])
     with pytest.raises(RecordingError) as caught:
         Recording.open(tmp_path / "run")
-    assert f"Part {victim.name} of the recording" in str(caught.value)
-    assert "the 3 steps before it can be read with Recording.open(..., salvage=True)" in str(
+    assert f"Part {named} of the recording" in str(caught.value)
+    assert "3 steps and 1 answers can be read with Recording.open(..., salvage=True)" in str(
         caught.value
     )
     salvaged = Recording.open(tmp_path / "run", salvage=True)
     for read, (written, _) in zip(salvaged.steps, Stream().play(3), strict=True):
         assert read.held[0].tolist() == written.held[0].tolist()
-    assert len(salvaged.tokens) == 5 + 3 * 8
-    assert victim.name in salvaged.problems[0]
+    assert len(salvaged.tokens) == 5 + 6 * 8
+    assert named in salvaged.problems[0]
+    assert "The steps from 3 on cannot be read" in salvaged.problems[1]
+    assert "2 parts behind the gap" in salvaged.problems[1]
+    assert salvaged.answers[0].text == "A red ball."
 
 
 def _break_counts(part: Path) -> None:

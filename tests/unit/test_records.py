@@ -104,7 +104,6 @@ def parts_of(recording: Recording) -> dict[str, Any]:
         "summary": recording.summary(),
         "state": recording.state(3),
         "difference": recording.diff(3),
-        "log": recording.decision_logs[0],
     }
 
 
