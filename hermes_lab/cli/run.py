@@ -24,6 +24,7 @@ from hermes_lab.cli.console import (
     print_json,
     say,
 )
+from hermes_lab.cli.ending import ends_when_told
 from hermes_lab.cli.preparing import RunOptions, prepare
 from hermes_lab.cli.questions import Question, asked_late, split_at
 from hermes_lab.cli.strip import held_share, render
@@ -322,4 +323,4 @@ def _what_next(record: Path | None) -> None:
 
 def add_to(app: typer.Typer) -> None:
     """Register the command."""
-    app.command()(run)
+    app.command()(ends_when_told(run))
