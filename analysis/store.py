@@ -19,6 +19,7 @@ from torch import nn
 
 from analysis.codec import to_plain
 from hermes_lab.errors import LabError
+from hermes_lab.processes import sweep
 
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -47,6 +48,7 @@ class Store:
         partial = path.with_name(f".{path.name}.{os.getpid()}")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            sweep(path)
             with partial.open("wb") as file:
                 np.savez(file, **found)
                 file.flush()

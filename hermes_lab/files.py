@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from hermes_lab.errors import LabError
+from hermes_lab.processes import sweep
 
 
 def why(error: OSError) -> str:
@@ -110,6 +111,7 @@ def _try(folder: Path) -> None:
 
 def _replace(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
+    sweep(path)
     # the beginning of the name, so that a name that just fits does not fail for its temporary file
     temporary = path.with_name(f".{path.name[:40]}.{os.getpid()}.tmp")
     try:

@@ -17,6 +17,7 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import Colorspace
 
 from hermes_lab.errors import VideoError
+from hermes_lab.processes import sweep
 from hermes_lab.video.arrays import PictureLike, as_rgb
 from hermes_lab.video.demux import reason
 from hermes_lab.video.levels import Levels
@@ -48,6 +49,7 @@ def write(
     muxer = _MUXERS.get(target.suffix.lower())
     if muxer is None:
         raise VideoError(f"{target} cannot be written: name it {', '.join(_MUXERS)}.")
+    sweep(target)
     part = target.with_name(f".{target.name}.{os.getpid()}.part")
     options = {"movflags": "+faststart"} if muxer != "matroska" else {}
     try:
