@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hermes_lab.lens import answer_ids
-from hermes_lab.session import StreamSession
+from hermes_lab.stream.session import StreamSession
 from hermes_lab.worlds import TYPES, Question
 from hermes_lab.worlds.catalogue import COLOUR_NAMES, KINDS, SCENES
 

@@ -32,7 +32,7 @@ from analysis.structure import (
     panel_table,
 )
 from hermes_lab import lens
-from hermes_lab.session import StreamSession
+from hermes_lab.stream.session import StreamSession
 from hermes_lab.worlds import Question
 
 Array = npt.NDArray[np.float64]

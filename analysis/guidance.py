@@ -34,7 +34,7 @@ from analysis.structure import (
 )
 from hermes_lab.policies.base import Guidance
 from hermes_lab.policies.hermes import Hermes
-from hermes_lab.session import StreamSession
+from hermes_lab.stream.session import StreamSession
 from hermes_lab.worlds.catalogue import COLOUR_NAMES, KINDS, SCENES
 
 Array = npt.NDArray[np.float64]

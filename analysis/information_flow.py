@@ -28,8 +28,8 @@ from analysis.store import Arrays
 from analysis.streams import HORIZONS, Grid, Stream, encode
 from analysis.structure import leave_one_out, named_null_panel, panel_table
 from hermes_lab.lens import logit_lens
-from hermes_lab.models.base import Segment
-from hermes_lab.session import StreamSession
+from hermes_lab.segment import Segment
+from hermes_lab.stream.session import StreamSession
 from hermes_lab.tokens import Role
 
 Array = npt.NDArray[np.float64]

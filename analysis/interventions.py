@@ -17,8 +17,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from analysis.streams import Grid
-from hermes_lab.engine import Wants, join
-from hermes_lab.session import StreamSession
+from hermes_lab.engine.forward import Wants
+from hermes_lab.segment import join
+from hermes_lab.stream.session import StreamSession
 
 Mask = npt.NDArray[np.bool_]
 Ids = npt.NDArray[np.int64]

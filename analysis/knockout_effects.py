@@ -18,7 +18,7 @@ from analysis.store import Arrays
 from analysis.streams import HORIZONS, Grid, Stream, encode, feed
 from analysis.structure import deep_slot
 from hermes_lab.errors import LabError
-from hermes_lab.session import StreamSession
+from hermes_lab.stream.session import StreamSession
 
 Array = npt.NDArray[np.float64]
 DOSES = (1, 2, 4, 8, 16, 32)

@@ -21,10 +21,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from hermes_lab.engine.upstream import set_attention
 from hermes_lab.errors import LabError
-from hermes_lab.models.base import Adapter, Segment
+from hermes_lab.models.base import Adapter
+from hermes_lab.segment import Segment
 from hermes_lab.tokens import Role
-from hermes_lab.upstream import set_attention
 
 Frame = npt.NDArray[np.uint8]
 A = TypeVar("A", bound=Adapter)

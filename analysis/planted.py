@@ -23,7 +23,7 @@ from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGener
 
 from hermes_lab.lab import Lab
 from hermes_lab.models.llava_onevision import LlavaOnevision
-from hermes_lab.pocket.vocabulary import tokenizer
+from hermes_lab.training.vocabulary import tokenizer
 
 HIDDEN = 64
 VISION = 32

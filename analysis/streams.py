@@ -14,9 +14,9 @@ import numpy.typing as npt
 from analysis.nulls import shuffle_cells, shuffle_frames, shuffle_segments
 from hermes_lab.errors import LabError
 from hermes_lab.lab import Lab
-from hermes_lab.models.base import Segment
 from hermes_lab.policies.base import Policy
-from hermes_lab.session import StreamSession
+from hermes_lab.segment import Segment
+from hermes_lab.stream.session import StreamSession
 from hermes_lab.tokens import Role
 from hermes_lab.worlds import DEV_SEEDS, HELD_OUT_SEEDS, TYPES, Horizon, Question, World, horizon_of
 from hermes_lab.worlds.questions import LONG_MIN_AGE_FRAMES

@@ -40,14 +40,21 @@ st.html(
 
 st.navigation(
     [
-        st.Page("views/live.py", title="Live", icon=":material/play_circle:", default=True),
-        st.Page("views/why.py", title="Why", icon=":material/help:"),
+        st.Page("live/page.py", title="Live", icon=":material/play_circle:", default=True),
+        st.Page("why/page.py", title="Why", icon=":material/help:", url_path="why"),
         st.Page(
-            "views/atlas.py", title="Attention atlas", icon=":material/grid_on:", url_path="atlas"
+            "atlas/page.py", title="Attention atlas", icon=":material/grid_on:", url_path="atlas"
         ),
-        st.Page("views/lab.py", title="Policy lab", icon=":material/science:", url_path="lab"),
-        st.Page("views/findings.py", title="Findings", icon=":material/fact_check:"),
-        st.Page("views/recordings.py", title="Recordings", icon=":material/folder_open:"),
+        st.Page("lab/page.py", title="Policy lab", icon=":material/science:", url_path="lab"),
+        st.Page(
+            "findings/page.py", title="Findings", icon=":material/fact_check:", url_path="findings"
+        ),
+        st.Page(
+            "recordings/page.py",
+            title="Recordings",
+            icon=":material/folder_open:",
+            url_path="recordings",
+        ),
     ],
     position="top",
 ).run()
@@ -57,7 +64,10 @@ st.navigation(
 def import_ahead() -> threading.Thread:
     """Import what runs models in the background, once a server, after the first page: it takes seconds."""
     thread = threading.Thread(
-        target=importlib.import_module, args=("dashboards.ahead",), name="import-ahead", daemon=True
+        target=importlib.import_module,
+        args=("dashboards.parts.ahead",),
+        name="import-ahead",
+        daemon=True,
     )
     thread.start()
     return thread

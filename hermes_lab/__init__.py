@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from hermes_lab.lab import load as load
     from hermes_lab.policies.base import Policy as Policy
     from hermes_lab.recording.reader import Recording as Recording
-    from hermes_lab.session import StreamSession as StreamSession
     from hermes_lab.snapshot import Answer as Answer
     from hermes_lab.snapshot import Snapshot as Snapshot
+    from hermes_lab.stream.session import StreamSession as StreamSession
 
 __version__ = "0.2.0"
 
@@ -41,7 +41,7 @@ _HOMES = {
     "Policy": "policies.base",
     "Recording": "recording.reader",
     "Snapshot": "snapshot",
-    "StreamSession": "session",
+    "StreamSession": "stream.session",
     "load": "lab",
 }
 _MODULES = ("figures", "lens", "policies", "video")

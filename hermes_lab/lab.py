@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from hermes_lab.engine import Engine
+from hermes_lab.engine.forward import Engine
 from hermes_lab.environment import untested
 from hermes_lab.models.base import Adapter
 

@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import hermes_lab
 from hermes_lab import bundled, video
-from hermes_lab.session import StreamSession
+from hermes_lab.stream.session import StreamSession
 from hermes_lab.worlds import bundled as clip
 
 LARGEST_BYTES = 2_000_000

@@ -30,15 +30,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import hermes_lab
 from hermes_lab import video
-from hermes_lab.engine import Wants
+from hermes_lab.engine.forward import Wants
 from hermes_lab.errors import LabError, nearest
 from hermes_lab.figures.frame_share import Panel, draw, draw_legend, frame_shares, small
 from hermes_lab.lab import Lab
-from hermes_lab.models.base import Segment
 from hermes_lab.policies import catalogue, pictured, registry
+from hermes_lab.policies.parts.scoring import band_of
 from hermes_lab.policies.pictured import UNPICTURED, Band, Pictured, measured
-from hermes_lab.policies.scoring import band_of
-from hermes_lab.session import StreamSession
+from hermes_lab.segment import Segment
+from hermes_lab.stream.session import StreamSession
 from hermes_lab.tokens import Role
 from hermes_lab.worlds import bundled as clip
 

@@ -13,9 +13,9 @@ from hermes_lab.cli.questions import Question
 from hermes_lab.errors import LabError
 
 if TYPE_CHECKING:
-    from hermes_lab.arguments import NextPosition, RecordLevel
     from hermes_lab.policies.base import Policy
-    from hermes_lab.session import StreamSession
+    from hermes_lab.stream.arguments import NextPosition, RecordLevel
+    from hermes_lab.stream.session import StreamSession
     from hermes_lab.video import FrameSource
 
 MOST_PIXELS = 8192 * 6144  # of one picture: 8K video and 48-megapixel photographs fit
@@ -55,7 +55,7 @@ def prepare(options: RunOptions, questions: list[Question]) -> tuple[StreamSessi
         limits=video.Limits(max_pixels=MOST_PIXELS),
     )  # fmt: skip
     from hermes_lab.lab import load
-    from hermes_lab.session import StreamSession
+    from hermes_lab.stream.session import StreamSession
 
     bars_for_people()
     with errors.status(Text(f"loading {options.model}")):
@@ -73,8 +73,9 @@ def prepare(options: RunOptions, questions: list[Question]) -> tuple[StreamSessi
 
 def _check(options: RunOptions, questions: list[Question]) -> Policy:
     """Refuse what needs no model to be refused; the policy that was asked for."""
-    from hermes_lab import arguments, policies
-    from hermes_lab.positions import PositionRule
+    from hermes_lab import policies
+    from hermes_lab.retention.positions import PositionRule
+    from hermes_lab.stream import arguments
 
     budget = options.budget
     if budget is not None and budget <= 0:
@@ -95,12 +96,12 @@ def _check(options: RunOptions, questions: list[Question]) -> Policy:
 
 
 def _next_position(options: RunOptions) -> NextPosition:
-    from hermes_lab import arguments
+    from hermes_lab.stream import arguments
 
     return arguments.one_of("next position", options.next_position, arguments.NEXT_POSITIONS)
 
 
 def _record_level(options: RunOptions) -> RecordLevel:
-    from hermes_lab import arguments
+    from hermes_lab.stream import arguments
 
     return arguments.one_of("record level", options.record_level, arguments.RECORD_LEVELS[1:])

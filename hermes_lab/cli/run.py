@@ -31,8 +31,8 @@ from hermes_lab.cli.strip import held_share, render
 from hermes_lab.errors import RecordingError
 
 if TYPE_CHECKING:
-    from hermes_lab.session import StreamSession
     from hermes_lab.snapshot import Answer, Snapshot
+    from hermes_lab.stream.session import StreamSession
     from hermes_lab.video import Chunk, FrameSource
 
 STRIP_COLUMNS = 64

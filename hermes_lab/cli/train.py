@@ -63,7 +63,7 @@ def train_pocket(
         hermes-lab eval --model runs/pocket/model --streams 20
     """
     from hermes_lab.cli.training import TrainingView
-    from hermes_lab.pocket.train import planned, train
+    from hermes_lab.training.train import planned, train
 
     plan = planned(name, seed=seed, smoke=smoke, init_from=init_from)
     folder = out_dir or Path("runs") / name

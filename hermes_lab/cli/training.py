@@ -11,7 +11,7 @@ from rich.live import Live
 from rich.table import Table
 
 from hermes_lab.cli.console import errors
-from hermes_lab.pocket.config import Recipe
+from hermes_lab.training.config import Recipe
 
 PHASES = ("perception", "decoder")
 _BAR = 24

@@ -10,8 +10,8 @@ import numpy as np
 
 from hermes_lab import policies as registry
 from hermes_lab.lab import Lab
-from hermes_lab.models.base import Segment
 from hermes_lab.policies.base import Policy
+from hermes_lab.segment import Segment
 
 QUESTION = "what was the first object?"
 CHUNK_FRAMES = 16

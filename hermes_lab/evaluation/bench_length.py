@@ -16,7 +16,7 @@ from hermes_lab.evaluation.bench_inputs import (
     pictures,
 )
 from hermes_lab.evaluation.report import Cell, Section
-from hermes_lab.session import StreamSession
+from hermes_lab.stream.session import StreamSession
 
 POLICIES = ("full", "fifo", "hermes", "recent_frames")
 

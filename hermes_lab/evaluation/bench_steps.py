@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from transformers.cache_utils import DynamicCache
 
-from hermes_lab import guidance, upstream
 from hermes_lab import policies as registry
+from hermes_lab.engine import upstream
 from hermes_lab.evaluation.bench_inputs import (
     BUDGET_CHUNKS,
     CHUNK_FRAMES,
@@ -24,7 +24,8 @@ from hermes_lab.evaluation.bench_inputs import (
 )
 from hermes_lab.evaluation.report import Cell, Section
 from hermes_lab.lens.twin import twin_of
-from hermes_lab.session import RecordLevel, StreamSession
+from hermes_lab.retention import guidance
+from hermes_lab.stream.session import RecordLevel, StreamSession
 
 WARM_UP = BUDGET_CHUNKS + 1  # chunks until every step compresses
 LARGE_CHUNK_FRAMES = 4 * CHUNK_FRAMES

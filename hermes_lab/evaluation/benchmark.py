@@ -25,7 +25,7 @@ from hermes_lab.evaluation.bench_inputs import (
 from hermes_lab.evaluation.mid_size import mid_size_lab
 from hermes_lab.evaluation.report import Cell, Report, Section, machine
 from hermes_lab.lab import Lab, load
-from hermes_lab.session import StreamSession
+from hermes_lab.stream.session import StreamSession
 
 OnTable = Callable[[Report], None]
 """Receives the report whenever a table was added to it."""

@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from hermes_lab.lab import Lab, load
-from hermes_lab.pocket.build import build, save
-from hermes_lab.pocket.config import PocketConfig, TextShape
+from hermes_lab.training.build import build, save
+from hermes_lab.training.config import PocketConfig, TextShape
 
 # the decoder of a 0.5B Qwen2 at half its depth: width, heads and MLP are the real ones
 SHAPE = TextShape(width=896, layers=12, heads=14, kv_heads=2, mlp=4864, max_positions=32768)

@@ -13,12 +13,12 @@ from hermes_lab import policies as registry
 from hermes_lab.errors import LabError, PolicyError
 from hermes_lab.evaluation.scores import Comparison, WorldsResult, score_by
 from hermes_lab.lab import Lab, load
-from hermes_lab.pocket import data
-from hermes_lab.pocket.branches import answer_logits, watch
-from hermes_lab.pocket.config import Recipe
-from hermes_lab.pocket.families import family
 from hermes_lab.pocket.shipped import names, trained_frames
-from hermes_lab.session import StreamSession
+from hermes_lab.stream.session import StreamSession
+from hermes_lab.training import data
+from hermes_lab.training.branches import answer_logits, watch
+from hermes_lab.training.config import Recipe
+from hermes_lab.training.families import family
 from hermes_lab.worlds import HELD_OUT_SEEDS, TYPES, UNLEARNED, Question, World
 
 Progress = Callable[[int, int], None]

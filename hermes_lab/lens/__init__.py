@@ -1,6 +1,6 @@
 """Interventions and readouts on a stream session: what a question reads, and what changes when it cannot.
 
-Everything works through the session's hook points (`hermes_lab.hooks`) on the ragged cache, at the question,
+Everything works through the session's hook points (`hermes_lab.engine.hooks`) on the ragged cache, at the question,
 and leaves the cache bit-identical. `bridge` hands the same weights and the same cache to TransformerLens' own
 tools.
 """

@@ -11,16 +11,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from hermes_lab.engine.upstream import block_of
 from hermes_lab.errors import LabError
 from hermes_lab.lens.linear import norm_behind, output_weights
 from hermes_lab.lens.question_pass import NamesFilter, question_pass
-from hermes_lab.reading import logits_of
-from hermes_lab.upstream import block_of
+from hermes_lab.stream.reading import logits_of
 
 if TYPE_CHECKING:
     from transformer_lens import ActivationCache
 
-    from hermes_lab.session import StreamSession
+    from hermes_lab.stream.session import StreamSession
 
 
 def activation_cache(

@@ -20,8 +20,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
-from hermes_lab import upstream
-from hermes_lab.attention import (
+from hermes_lab.engine import upstream
+from hermes_lab.engine.attention import (
     Knockout,
     Pass,
     current_pass,
@@ -30,20 +30,20 @@ from hermes_lab.attention import (
     running,
     weigh,
 )
-from hermes_lab.cache import StreamCache
-from hermes_lab.engine import Engine
+from hermes_lab.engine.cache import StreamCache
+from hermes_lab.engine.cursor import Cursor
+from hermes_lab.engine.forward import Engine
 from hermes_lab.errors import LabError
 from hermes_lab.lens.fence import fenced
 from hermes_lab.lens.question_pass import NamesFilter, question_pass
 from hermes_lab.lens.twin import twin_of
-from hermes_lab.models.base import Segment
-from hermes_lab.models.cursor import Cursor
+from hermes_lab.segment import Segment
 
 if TYPE_CHECKING:
     from transformer_lens import ActivationCache
     from transformer_lens.model_bridge import TransformerBridge
 
-    from hermes_lab.session import StreamSession
+    from hermes_lab.stream.session import StreamSession
 
 NAME = "hermes_lab_bridge"
 PROOF_GAP = 29  # positions between the prefix and the question when a fresh bridge is compared

@@ -10,12 +10,12 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from hermes_lab.attention import Knockout, PassKind
+from hermes_lab.engine.attention import Knockout, PassKind
 from hermes_lab.errors import LabError, nearest
 from hermes_lab.lens.tokens import check_head, check_layer
 
 if TYPE_CHECKING:
-    from hermes_lab.session import StreamSession
+    from hermes_lab.stream.session import StreamSession
 
 _PASSES = tuple(
     kind for kind in get_args(PassKind) if kind != "prefix"

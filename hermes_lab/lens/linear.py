@@ -8,11 +8,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from hermes_lab.cache import LayerState
-from hermes_lab.upstream import block_of, head_dim, output_projection
+from hermes_lab.engine.cache import LayerState
+from hermes_lab.engine.upstream import block_of, head_dim, output_projection
 
 if TYPE_CHECKING:
-    from hermes_lab.session import StreamSession
+    from hermes_lab.stream.session import StreamSession
 
 
 def norm_gain(norm: Any, x: Float[Tensor, "row hidden"]) -> Float[Tensor, "row hidden"]:

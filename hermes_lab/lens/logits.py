@@ -16,7 +16,7 @@ from hermes_lab.errors import LabError
 from hermes_lab.lens.question_pass import question_pass
 
 if TYPE_CHECKING:
-    from hermes_lab.session import StreamSession
+    from hermes_lab.stream.session import StreamSession
 
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]

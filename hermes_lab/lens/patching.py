@@ -20,7 +20,7 @@ from hermes_lab.lens.tokens import check_head
 if TYPE_CHECKING:
     from transformer_lens import ActivationCache
 
-    from hermes_lab.session import StreamSession
+    from hermes_lab.stream.session import StreamSession
 
 Source = Mapping[str, Tensor]
 BY_HEAD = (

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 from jaxtyping import Float
 from torch import Tensor
 
-from hermes_lab.attention import Knockout
-from hermes_lab.cache import LayerState
-from hermes_lab.engine import Wants
+from hermes_lab.engine.attention import Knockout
+from hermes_lab.engine.cache import LayerState
+from hermes_lab.engine.forward import Wants
 
 if TYPE_CHECKING:
-    from hermes_lab.session import StreamSession
+    from hermes_lab.stream.session import StreamSession
 
 NamesFilter = str | Sequence[str] | Callable[[str], bool] | None
 

@@ -15,7 +15,7 @@ from hermes_lab.errors import LabError, nearest
 from hermes_lab.tokens import Role
 
 if TYPE_CHECKING:
-    from hermes_lab.session import StreamSession
+    from hermes_lab.stream.session import StreamSession
 
 Numbers = int | Iterable[int]
 

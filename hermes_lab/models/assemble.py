@@ -11,7 +11,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from hermes_lab.models.base import Adapter, Segment
+from hermes_lab.models.base import Adapter
+from hermes_lab.segment import Segment
 from hermes_lab.tokens import Role
 
 

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -20,50 +20,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from hermes_lab.errors import ModelError
-
-
-@dataclass(frozen=True)
-class Segment:
-    """A run of consecutive decoder inputs: text, or the tokens of one or more frames (with their markers).
-
-    Attributes:
-        embeds: decoder input embeddings.
-        role: `hermes_lab.tokens.Role` of each token.
-        frame: index within the frames that were given to `Adapter.encode` (0-based), -1 for text.
-            A token made of two frames (Qwen2.5-VL's temporal patches) carries the later one.
-        row, col: cell of the frame's token grid, -1 for text.
-        rel: rotary positions relative to the anchor, one row per rotary axis (1, or 3 for t, h, w).
-        anchor: what `rel` is relative to. "next": the next free position of the layer on every axis.
-            "video": the t axis continues the layer's video time and the h, w axes are relative to the place
-            where the video began, as in one uninterrupted video span (Qwen2.5-VL).
-            `hermes_lab.models.cursor.Cursor` is the rule in code.
-        video_span: with anchor "video", how far the segment moves the layer's video time; the next
-            segment's first frames go there. It exceeds the largest `rel` of the t axis by the time between
-            two groups of frames.
-        deepstack: extra visual embeddings added to the residual stream after the first decoder layers
-            (Qwen3-VL), each of the same shape as `embeds` and zero on text tokens.
-        features: vision-tower features of the visual tokens before the projector, mapped to the token grid
-            (mean over the patches that a token merges); used by policies that act before the decoder.
-        saliency: attention that each visual token's patches receive in the last layer of the vision tower,
-            where a policy asked for it and the tower can give it.
-        time_s: presentation time of each given frame.
-    """
-
-    embeds: Float[Tensor, "tokens hidden"]
-    role: npt.NDArray[np.int8]
-    frame: npt.NDArray[np.int32]
-    row: npt.NDArray[np.int16]
-    col: npt.NDArray[np.int16]
-    rel: Int[Tensor, "axes tokens"]
-    anchor: Literal["next", "video"] = "next"
-    video_span: int = 0
-    deepstack: tuple[Float[Tensor, "tokens hidden"], ...] = ()
-    features: Float[Tensor, "visual features"] | None = None
-    saliency: Float[Tensor, " visual"] | None = None
-    time_s: tuple[float, ...] = ()
-
-    def __len__(self) -> int:
-        return int(self.embeds.shape[0])
+from hermes_lab.segment import Segment as Segment
 
 
 @dataclass(frozen=True)

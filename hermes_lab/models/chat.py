@@ -17,7 +17,8 @@ from torch import Tensor
 
 from hermes_lab.errors import ModelError
 from hermes_lab.models.assemble import TextRun, assemble
-from hermes_lab.models.base import Adapter, Segment
+from hermes_lab.models.base import Adapter
+from hermes_lab.segment import Segment
 from hermes_lab.tokens import Role
 
 _PROBE = "What is shown?"  # stands for a question where only the text around it matters

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from hermes_lab.errors import ModelError
 from hermes_lab.models.assemble import GridRun, TextRun, assemble
-from hermes_lab.models.base import FrameLayout, Segment
+from hermes_lab.models.base import FrameLayout
 from hermes_lab.models.capture import Call, attention_received, watching
 from hermes_lab.models.chat import ChatAdapter
 from hermes_lab.models.preprocess import (
@@ -26,6 +26,7 @@ from hermes_lab.models.preprocess import (
     fixed_size,
     stack_frames,
 )
+from hermes_lab.segment import Segment
 from hermes_lab.tokens import Role
 
 

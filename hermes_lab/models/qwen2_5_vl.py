@@ -13,10 +13,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers.vision_utils import get_vision_window_index
 
-from hermes_lab.models.base import Segment
 from hermes_lab.models.capture import watching
 from hermes_lab.models.preprocess import check_frames
 from hermes_lab.models.qwen_vision import QwenVision, Run, bicubic_defaults
+from hermes_lab.segment import Segment
 from hermes_lab.tokens import Role
 
 _CLIP_MEAN, _CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)

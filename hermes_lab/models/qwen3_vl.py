@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from hermes_lab.models.assemble import GridRun, TextRun, assemble
-from hermes_lab.models.base import FrameLayout, Segment
+from hermes_lab.models.base import FrameLayout
 from hermes_lab.models.capture import watching
 from hermes_lab.models.preprocess import check_frames
 from hermes_lab.models.qwen_vision import QwenVision, bicubic_defaults
+from hermes_lab.segment import Segment
 from hermes_lab.tokens import Role
 
 _HALF = (0.5, 0.5, 0.5)

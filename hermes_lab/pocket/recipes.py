@@ -18,7 +18,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from hermes_lab.errors import LabError
-from hermes_lab.pocket.config import PocketConfig, Recipe, Stage, TypeWeights
+from hermes_lab.training.config import PocketConfig, Recipe, Stage, TypeWeights
 
 _NAMING: TypeWeights = (
     ("now_colour", 2.0),

@@ -12,7 +12,6 @@ over the candidates of the layer in temporal order; `query_head` over attention 
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
@@ -22,6 +21,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from hermes_lab.codec import Codec as Codec
 from hermes_lab.errors import PolicyError
 from hermes_lab.frozen import Frozen
 from hermes_lab.policies.late import Late
@@ -238,24 +238,6 @@ class RecallView:
     view: LayerView
 
 
-class Codec(ABC):
-    """How the archive stores evicted keys or values; the engine encodes on eviction and decodes for `recall`."""
-
-    @abstractmethod
-    def encode(
-        self, states: Float[Tensor, "kv_head token dim"], group: Int[Tensor, " token"]
-    ) -> Any:
-        """Store states; tokens with the same number in `group` (their frame) share quantisation ranges."""
-
-    @abstractmethod
-    def decode(self, stored: Any) -> Float[Tensor, "kv_head token dim"]:
-        """What `encode` stored, in its dtype and on its device."""
-
-    @abstractmethod
-    def stored_bytes(self, stored: Any) -> int:
-        """Bytes that `encode`'s answer occupies."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Policy:
     """A retention policy: which tokens each layer keeps. See the module docstring for the axes.
@@ -265,7 +247,7 @@ class Policy:
 
     Attributes:
         budget_tokens: video tokens that a layer may hold after a decision; None: the session settles it at its
-            first feed (see `hermes_lab.default_budget`), unless `bounded` says that none is needed.
+            first feed (see `hermes_lab.stream.default_budget`), unless `bounded` says that none is needed.
     """
 
     budget_tokens: int | None = setting(

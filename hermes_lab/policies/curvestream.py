@@ -22,8 +22,8 @@ from hermes_lab.policies.base import (
     Scores,
     setting,
 )
-from hermes_lab.policies.blocks import newest_frames
 from hermes_lab.policies.gates import frames_of, recency, visual_features, whole_frames
+from hermes_lab.policies.parts.blocks import newest_frames
 
 CLEAR, BLURRED, DROPPED = 2, 1, 0
 

@@ -18,8 +18,8 @@ from hermes_lab.policies.base import (
     Scores,
     setting,
 )
-from hermes_lab.policies.blocks import frame_blocks, owners
 from hermes_lab.policies.gates import recency
+from hermes_lab.policies.parts.blocks import frame_blocks, owners
 
 
 @dataclass(frozen=True, kw_only=True)

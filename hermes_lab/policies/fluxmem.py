@@ -20,7 +20,7 @@ from hermes_lab.policies.base import (
     setting,
 )
 from hermes_lab.policies.gates import frames_of, recency
-from hermes_lab.policies.otsu import otsu, otsu_or_median
+from hermes_lab.policies.parts.otsu import otsu, otsu_or_median
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from hermes_lab.errors import PolicyError
 from hermes_lab.policies.base import Admission, Arrival, LayerView, Need, Policy, Scores, setting
-from hermes_lab.policies.blocks import owners
+from hermes_lab.policies.parts.blocks import owners
 
 
 def visual_features(arrival: Arrival) -> Float[Tensor, "visual feature"]:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from hermes_lab.errors import PolicyError
 from hermes_lab.policies.base import LayerView, Need, Policy, Scores, setting
-from hermes_lab.policies.scoring import by_head, lifted, newest
+from hermes_lab.policies.parts.scoring import by_head, lifted, newest
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from hermes_lab.policies.base import LayerView, Need, Policy, Scores, setting, top_newest
-from hermes_lab.policies.scoring import by_head, keys_of, lifted, values_of
+from hermes_lab.policies.parts.scoring import by_head, keys_of, lifted, values_of
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch.nn.functional as F
 
 from hermes_lab.policies.base import LayerView, Need, Policy, Scores
-from hermes_lab.policies.scoring import by_head, keys_of
+from hermes_lab.policies.parts.scoring import by_head, keys_of
 
 
 @dataclass(frozen=True, kw_only=True)

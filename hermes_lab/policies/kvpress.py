@@ -15,7 +15,7 @@ from torch import Tensor
 
 from hermes_lab.errors import PolicyError
 from hermes_lab.policies.base import LayerView, Need, Policy, Scores, setting
-from hermes_lab.policies.scoring import by_head, keys_of, rows_of, values_of
+from hermes_lab.policies.parts.scoring import by_head, keys_of, rows_of, values_of
 
 # They read every query of the prompt at once; a stream has only the newest, and sums must be carried along.
 WHOLE_PROMPT = {"ObservedAttentionPress": "h2o"}

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hermes_lab.policies.base import LayerView, Need, Policy, Scores, setting
-from hermes_lab.policies.scoring import by_head, keys_of, values_of
+from hermes_lab.policies.parts.scoring import by_head, keys_of, values_of
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,8 +19,8 @@ from hermes_lab.policies.base import (
     setting,
     top_newest,
 )
-from hermes_lab.policies.blocks import Blocks, block_means, order_newest
-from hermes_lab.policies.scoring import lifted, newest, rows_of
+from hermes_lab.policies.parts.blocks import Blocks, block_means, order_newest
+from hermes_lab.policies.parts.scoring import lifted, newest, rows_of
 
 
 @dataclass(frozen=True, kw_only=True)

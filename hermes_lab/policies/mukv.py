@@ -12,7 +12,7 @@ from torch import Tensor
 
 from hermes_lab.errors import PolicyError
 from hermes_lab.policies.base import LayerView, Need, Policy, Scores, minmax, setting
-from hermes_lab.policies.scoring import keys_of
+from hermes_lab.policies.parts.scoring import keys_of
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from hermes_lab.policies.base import Guidance, LayerView, Need, Policy, Scores, setting
-from hermes_lab.policies.scoring import rows_of
+from hermes_lab.policies.parts.scoring import rows_of
 
 
 @dataclass(frozen=True, kw_only=True)

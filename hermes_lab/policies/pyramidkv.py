@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from hermes_lab.policies.base import setting
-from hermes_lab.policies.scoring import whole
+from hermes_lab.policies.parts.scoring import whole
 from hermes_lab.policies.snapkv import SnapKV
 
 

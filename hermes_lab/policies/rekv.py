@@ -10,8 +10,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from hermes_lab.policies.base import LayerView, Need, Policy, RecallView, Scores, setting
-from hermes_lab.policies.blocks import block_means, frame_blocks, match, order_newest
 from hermes_lab.policies.gates import recency
+from hermes_lab.policies.parts.blocks import block_means, frame_blocks, match, order_newest
 
 
 @dataclass(frozen=True, kw_only=True)

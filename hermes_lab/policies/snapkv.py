@@ -9,7 +9,7 @@ import torch
 
 from hermes_lab.errors import PolicyError
 from hermes_lab.policies.base import LayerView, Need, Policy, Scores, setting
-from hermes_lab.policies.scoring import average_pool, by_head, lifted, newest, rows_of
+from hermes_lab.policies.parts.scoring import average_pool, by_head, lifted, newest, rows_of
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,8 +19,8 @@ from hermes_lab.policies.base import (
     setting,
     top_newest,
 )
-from hermes_lab.policies.blocks import owner_places
-from hermes_lab.policies.scoring import lifted
+from hermes_lab.policies.parts.blocks import owner_places
+from hermes_lab.policies.parts.scoring import lifted
 from hermes_lab.tokens import Role
 
 

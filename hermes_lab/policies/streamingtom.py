@@ -23,7 +23,7 @@ from hermes_lab.policies.base import (
     setting,
 )
 from hermes_lab.policies.gates import frames_of, recency
-from hermes_lab.policies.quantised import GroupQuantised
+from hermes_lab.policies.parts.quantised import GroupQuantised
 from hermes_lab.policies.rekv import recall_frames
 
 

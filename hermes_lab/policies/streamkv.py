@@ -25,7 +25,8 @@ from hermes_lab.policies.base import (
     setting,
     top_newest,
 )
-from hermes_lab.policies.blocks import (
+from hermes_lab.policies.gates import frames_of, visual_features
+from hermes_lab.policies.parts.blocks import (
     Blocks,
     block_means,
     fitting,
@@ -33,8 +34,7 @@ from hermes_lab.policies.blocks import (
     match,
     order_newest,
 )
-from hermes_lab.policies.gates import frames_of, visual_features
-from hermes_lab.policies.scoring import lifted
+from hermes_lab.policies.parts.scoring import lifted
 
 
 @dataclass(frozen=True, kw_only=True)

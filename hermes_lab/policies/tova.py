@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from hermes_lab.policies.base import LayerView, Need, Policy, Scores
-from hermes_lab.policies.scoring import rows_of
+from hermes_lab.policies.parts.scoring import rows_of
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from hermes_lab.policies.base import LayerView, Need, Policy, Scores
-from hermes_lab.policies.scoring import by_head, values_of
+from hermes_lab.policies.parts.scoring import by_head, values_of
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,7 +32,7 @@ def lab(model_folder: Path):
 def recorded(lab, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two recordings of one stream, "first" under hermes and "second" under fifo."""
     from hermes_lab import video
-    from hermes_lab.session import StreamSession
+    from hermes_lab.stream.session import StreamSession
 
     root = tmp_path_factory.mktemp("runs")
     for name, policy in (
@@ -74,13 +74,13 @@ def open_page(runs: Path) -> Iterator[Callable[..., AppTest]]:
         for name, value in params.items():
             app.query_params[name] = value
         if page != "live":
-            app.switch_page(f"views/{page}.py")
+            app.switch_page(f"{page}/page.py")
         app.run()
         opened.append(app)
         return app
 
     yield go
-    from dashboards.worker import StreamWorker
+    from dashboards.live.worker import StreamWorker
 
     for worker in StreamWorker.running():
         worker.stop()

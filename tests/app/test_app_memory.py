@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dashboards.limits import LARGEST_CHUNK_BYTES, bounded_chunks, check_chunk
-from dashboards.pictures import HIGH_PX, WIDE_PX, Pictures
-from dashboards.stream_view import UNPACED, StreamSettings, View
-from dashboards.worker import StreamWorker
+from dashboards.live.pictures import HIGH_PX, WIDE_PX, Pictures
+from dashboards.live.stream_view import UNPACED, StreamSettings, View
+from dashboards.live.worker import StreamWorker
+from dashboards.parts.limits import LARGEST_CHUNK_BYTES, bounded_chunks, check_chunk
 from hermes_lab import video
 from hermes_lab.errors import VideoError
 from hermes_lab.video import Frame

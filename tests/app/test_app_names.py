@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from dashboards import reports
-from dashboards.controls import model_choices
-from dashboards.plain_text import called, portable, printable
-from dashboards.store import Store
+from dashboards.findings import reports
+from dashboards.parts.controls import model_choices
+from dashboards.parts.plain_text import called, portable, printable
+from dashboards.parts.store import Store
 from hermes_lab.errors import ModelError, RecordingError
 from hermes_lab.recording import Recording
 from tests.app.pages import press, sound, text_of
@@ -216,8 +216,8 @@ def test_two_recordings_of_one_moment_have_two_names(tmp_path: Path) -> None:
 def test_streams_started_in_one_second_are_all_recorded(
     open_page, runs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from dashboards import live_run
-    from dashboards.worker import StreamWorker
+    from dashboards.live import running as live_run
+    from dashboards.live.worker import StreamWorker
     from tests.app.test_app_streams import LINK, says, until
 
     class Stopped(live_run.datetime):
@@ -241,7 +241,7 @@ def test_streams_started_in_one_second_are_all_recorded(
 
 
 def test_a_stream_that_never_begins_leaves_no_folder(open_page, runs: Path) -> None:
-    from dashboards import models
+    from dashboards.parts import models
     from tests.app.test_app_streams import LINK, until
 
     app = sound(open_page("live", policy="fifo(budget_tokens=48)", **LINK))

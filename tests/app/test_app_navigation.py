@@ -17,7 +17,7 @@ PAGES = ("why", "atlas", "live", "lab", "findings", "recordings")
 def turn_to(app: AppTest, page: str) -> AppTest:
     """Click a page in the bar at the top: the address that a browser then sends has no parameters."""
     app.query_params.clear()
-    return sound(app.switch_page(f"views/{page}.py").run())
+    return sound(app.switch_page(f"{page}/page.py").run())
 
 
 def shown(app: AppTest) -> dict[str, str]:
@@ -118,7 +118,7 @@ def test_the_forms_of_the_lab_and_of_a_run_are_two(open_page) -> None:
 def test_a_run_starts_from_its_usual_policy_after_a_link_to_the_lab(open_page) -> None:
     app = sound(open_page("lab", policy="fifo(budget_tokens=32) | knorm(budget_tokens=32)"))
     app.query_params.clear()
-    app.switch_page("views/live.py").run()
+    app.switch_page("live/page.py").run()
     app.button_group(key="w_mode").set_value("Run a model").run()
     assert sound(app).selectbox(key="w_policy-name").value == "hermes"
     assert app.number_input(key="w_policy-budget").value == 256
@@ -141,7 +141,7 @@ def test_an_upload_outlasts_other_pages_until_another_one_comes(open_page) -> No
 
 
 def test_a_running_stream_keeps_its_speed_and_its_page(open_page) -> None:
-    from dashboards.worker import StreamWorker
+    from dashboards.live.worker import StreamWorker
 
     app = sound(
         open_page(
@@ -167,7 +167,7 @@ def test_a_recording_whose_model_is_still_loading_is_not_exchanged_for_another(
 ) -> None:
     import threading
 
-    from dashboards import models
+    from dashboards.parts import models
 
     loaded = threading.Event()
     real = models.shared_lab

@@ -14,17 +14,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dashboards import furniture, snippets
-from dashboards.canvas import packed, strip_head
-from dashboards.film import film_of
-from dashboards.limits import LARGEST_UPLOAD_BYTES
-from dashboards.player import Player, index_at
-from dashboards.policy_text import full_spec, short_spec
-from dashboards.scene import recorded_scene
-from dashboards.snippets import literal
-from dashboards.state import ViewState
-from dashboards.store import Store
-from dashboards.tracker import Tracker
+from dashboards.live.filmstrip import film_of
+from dashboards.live.moment import recorded_scene
+from dashboards.live.playback import Player, index_at
+from dashboards.live.token_states import Tracker
+from dashboards.parts import page_parts as furniture
+from dashboards.parts import snippets
+from dashboards.parts.canvas import packed, strip_head
+from dashboards.parts.limits import LARGEST_UPLOAD_BYTES
+from dashboards.parts.policy_text import full_spec, short_spec
+from dashboards.parts.snippets import literal
+from dashboards.parts.state import ViewState
+from dashboards.parts.store import Store
 from hermes_lab import figures, policies
 from hermes_lab.errors import RecordingError
 from hermes_lab.recording import Recording, RecordingWriter, TokenState
@@ -185,7 +186,7 @@ def test_a_policy_written_in_a_link_is_the_same_policy_again(name: str) -> None:
 def test_a_click_on_the_atlas_is_a_layer_and_a_head(
     event: dict, cell: tuple[int, int] | None
 ) -> None:
-    from dashboards.atlas_panels import clicked_cell
+    from dashboards.atlas.panels import clicked_cell
 
     assert clicked_cell(event, heads=4) == cell
 
@@ -259,7 +260,7 @@ def test_a_picture_and_a_table_become_files_that_a_browser_reads(
 
 
 def test_unread_layers_are_named_in_runs() -> None:
-    from dashboards.atlas_panels import spans
+    from dashboards.atlas.panels import spans
 
     assert spans([0, 1, 2, 5, 7, 8]) == "0 to 2, 5, 7 to 8"
     assert spans([3]) == "3"

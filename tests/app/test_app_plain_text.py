@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from streamlit.testing.v1 import AppTest
 
-from dashboards.plain_text import code, plain
+from dashboards.parts.plain_text import code, plain
 from hermes_lab import video
-from hermes_lab.session import StreamSession
+from hermes_lab.stream.session import StreamSession
 from tests.app.pages import press, sound
 from tests.app.test_app_streams import LINK, says, until
 

@@ -109,7 +109,7 @@ def test_a_verdict_without_its_controls_is_not_shown(reports: Path, open_page) -
 
 @pytest.mark.parametrize("name", ["..", "../runs", "missing"])
 def test_reports_outside_the_folder_are_refused(reports: Path, name: str) -> None:
-    from dashboards.reports import read_report
+    from dashboards.findings.reports import read_report
 
     with pytest.raises(LabError, match="There is no report"):
         read_report(name)

@@ -13,12 +13,12 @@ import pytest
 from PIL import Image
 from streamlit.testing.v1 import AppTest
 
-from dashboards.film import FILM_FRAMES, film_of
-from dashboards.on_the_way import OnTheWay, live_way, replayed_way
-from dashboards.scene import Scene, recorded_scene, room_frames
-from dashboards.stage import Moment, Thumbnails, numbers, payload, span
-from dashboards.stream_view import StreamSettings, View
-from dashboards.worker import StreamWorker
+from dashboards.live.arriving import OnTheWay, live_way, replayed_way
+from dashboards.live.filmstrip import FILM_FRAMES, film_of
+from dashboards.live.message import Moment, Thumbnails, numbers, payload, span
+from dashboards.live.moment import Scene, recorded_scene, room_frames
+from dashboards.live.stream_view import StreamSettings, View
+from dashboards.live.worker import StreamWorker
 from hermes_lab.recording import Recording, TokenState
 from tests.app.pages import press, sound, stage_of, unpacked
 
@@ -156,7 +156,7 @@ def test_frames_of_a_running_stream_are_seen_one_by_one_before_their_chunk_is_de
     lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The model waits in `feed` until the test has looked, so that the order does not depend on the machine."""
-    from hermes_lab.session import StreamSession
+    from hermes_lab.stream.session import StreamSession
 
     go, feeding = threading.Event(), threading.Event()
     feed = StreamSession.feed

@@ -42,7 +42,7 @@ def stream(open_page) -> AppTest:
 def test_a_stream_is_run_asked_and_recorded_and_the_recording_equals_the_view(
     stream: AppTest, runs: Path
 ) -> None:
-    from dashboards.worker import StreamWorker
+    from dashboards.live.worker import StreamWorker
 
     complete(stream)
     stream.chat_input[0].set_value("what was the first object").run()
@@ -106,7 +106,7 @@ def test_a_policy_that_refuses_its_fields_says_so_before_the_start(open_page) ->
 
 
 def test_an_error_of_the_worker_is_shown(open_page, monkeypatch: pytest.MonkeyPatch) -> None:
-    from hermes_lab.session import StreamSession
+    from hermes_lab.stream.session import StreamSession
 
     def broken(self, *_):
         raise RuntimeError("the disk caught fire")
@@ -118,7 +118,7 @@ def test_an_error_of_the_worker_is_shown(open_page, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_refused_policy_stays_on_the_page_while_the_stream_goes_on(open_page) -> None:
-    from dashboards.worker import StreamWorker
+    from dashboards.live.worker import StreamWorker
 
     app = sound(
         open_page(
@@ -236,7 +236,7 @@ def test_nonsense_in_a_link_is_as_if_it_were_not_there(open_page, page: str) -> 
 
 
 def test_tokens_of_the_running_stream_are_knocked_out_beside_random_ones(stream: AppTest) -> None:
-    stream.switch_page("views/findings.py").run()
+    stream.switch_page("findings/page.py").run()
     sound(stream)
     stream.text_input(key="knock-question").set_value("what is there").run()
     press(stream, "Knock out")
@@ -245,7 +245,7 @@ def test_tokens_of_the_running_stream_are_knocked_out_beside_random_ones(stream:
     knocked = run(one(shown(complete(stream)), "knock_out("))["reading"]
     assert f"(logit {knocked.logit:.2f}" in said
     assert f"moves by {knocked.targeted[1]:+.2f}" in said
-    stream.switch_page("views/atlas.py").run()
+    stream.switch_page("atlas/page.py").run()
     sound(stream)
     stream.button_group(key="atlas-weighting").set_value("value-weighted").run()
     press(stream, "Read it")

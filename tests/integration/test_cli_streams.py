@@ -288,7 +288,7 @@ def test_study_prints_its_findings_before_the_report_is_written(
 def test_training_tries_its_folder_and_tells_of_a_full_disk_in_a_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from hermes_lab.pocket import train
+    from hermes_lab.training import train
 
     (tmp_path / "file").touch()
     assert main(["train-pocket", "--smoke", "--out", str(tmp_path / "file")]) == 2

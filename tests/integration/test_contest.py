@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from dashboards import contest
+from dashboards.lab import contest
 from hermes_lab import policies
 from hermes_lab.lab import Lab
 

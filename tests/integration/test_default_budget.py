@@ -11,13 +11,13 @@ import pytest
 import torch
 
 from hermes_lab import StreamSession, policies
-from hermes_lab.default_budget import FrameSize, default_tokens
 from hermes_lab.errors import PolicyError
 from hermes_lab.lab import Lab
 from hermes_lab.policies import registry
 from hermes_lab.policies.base import UNBOUNDED, LayerView, Policy
 from hermes_lab.policies.kvpress import KVPress
 from hermes_lab.recording import Recording
+from hermes_lab.stream.default_budget import FrameSize, default_tokens
 from tests.reference.streams import QUESTION, noise
 
 Labs = Callable[[str], tuple[Lab, Path]]
@@ -256,7 +256,9 @@ def test_frames_that_grow_are_compared_again(lab: Lab, monkeypatch: pytest.Monke
     run = StreamSession(lab, "fifo(budget_tokens=50)")
     notes: list[tuple[str, ...]] = []
     for size in (FrameSize(4, 2), FrameSize(80, 2), FrameSize(80, 2)):
-        monkeypatch.setattr("hermes_lab.default_budget.frame_size", lambda *_, size=size: size)
+        monkeypatch.setattr(
+            "hermes_lab.stream.default_budget.frame_size", lambda *_, size=size: size
+        )
         notes.append(run.feed(noise(2, 0)).notes)
     assert [len(n) for n in notes] == [0, 1, 0]
     assert "smaller than one pair of frames of this stream (80 tokens)" in notes[1][0]

@@ -10,9 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hermes_lab import guidance, lens
+from hermes_lab import lens
 from hermes_lab.lab import Lab
 from hermes_lab.policies.base import Guidance, LayerView, Need
+from hermes_lab.retention import guidance
 from tests.reference.closeness import EFFECT, RELATIVE, assert_moved, assert_same
 from tests.reference.literal import Literal, load_eager, text_model
 from tests.reference.streams import Beside, by_head, by_layer, noise, scripted

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from hermes_lab import attention, lens
+from hermes_lab import lens
+from hermes_lab.engine import attention
 from hermes_lab.errors import LabError
 from hermes_lab.lab import Lab
 from tests.reference.closeness import assert_moved, assert_same

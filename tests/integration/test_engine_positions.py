@@ -14,10 +14,10 @@ from transformers.models.qwen2.modeling_qwen2 import Qwen2RotaryEmbedding, apply
 
 import hermes_lab
 from hermes_lab import StreamSession
+from hermes_lab.engine.rope import Rope
 from hermes_lab.errors import ModelError
 from hermes_lab.lab import Lab
-from hermes_lab.positions import lazy_threshold
-from hermes_lab.rope import Rope
+from hermes_lab.retention.positions import lazy_threshold
 from tests.reference.closeness import assert_moved, assert_same
 from tests.reference.literal import Literal
 from tests.reference.streams import QUESTION, Beside, by_layer, noise, scripted

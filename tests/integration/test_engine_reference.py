@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from hermes_lab.lab import Lab
-from hermes_lab.models.base import Segment
+from hermes_lab.segment import Segment
 from tests.reference.closeness import assert_moved, assert_same
 from tests.reference.literal import Layer, load_eager, place, text_model
 from tests.reference.streams import Beside, by_head, by_layer, noise, same_everywhere, scripted

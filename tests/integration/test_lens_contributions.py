@@ -14,7 +14,7 @@ import torch
 from analysis.answers import Target
 from analysis.contribution import MEASURES, token_measures
 from analysis.streams import Grid
-from dashboards import readings
+from dashboards.parts import readings
 from hermes_lab import StreamSession, lens
 from hermes_lab.errors import LabError
 from hermes_lab.lab import Lab

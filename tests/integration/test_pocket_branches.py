@@ -9,12 +9,12 @@ import pytest
 import torch
 from transformers import DynamicCache
 
-from hermes_lab import upstream
-from hermes_lab.pocket import data
-from hermes_lab.pocket.branches import answer_logits, watch
-from hermes_lab.pocket.build import build
-from hermes_lab.pocket.config import PocketConfig, Recipe, TextShape, VisionShape
-from hermes_lab.pocket.vocabulary import WORDS, tokenizer
+from hermes_lab.engine import upstream
+from hermes_lab.training import data
+from hermes_lab.training.branches import answer_logits, watch
+from hermes_lab.training.build import build
+from hermes_lab.training.config import PocketConfig, Recipe, TextShape, VisionShape
+from hermes_lab.training.vocabulary import WORDS, tokenizer
 from hermes_lab.worlds import TYPES
 
 pytestmark = pytest.mark.upstream

@@ -12,16 +12,16 @@ import pytest
 import torch
 from transformers import DynamicCache
 
-from hermes_lab import upstream
+from hermes_lab.engine import upstream
 from hermes_lab.errors import LabError
 from hermes_lab.models import Adapter, Cursor, Segment, load
-from hermes_lab.pocket import data
-from hermes_lab.pocket.branches import answer_logits, watch
-from hermes_lab.pocket.build import build, save
-from hermes_lab.pocket.config import PocketConfig, Recipe, TextShape, VisionShape
-from hermes_lab.pocket.families import FAMILIES, family
-from hermes_lab.pocket.family import Family
-from hermes_lab.pocket.warm import Teacher, take_over, warmed
+from hermes_lab.training import data
+from hermes_lab.training.branches import answer_logits, watch
+from hermes_lab.training.build import build, save
+from hermes_lab.training.config import PocketConfig, Recipe, TextShape, VisionShape
+from hermes_lab.training.families import FAMILIES, family
+from hermes_lab.training.family import Family
+from hermes_lab.training.warm import Teacher, take_over, warmed
 from hermes_lab.worlds import TYPES
 
 pytestmark = pytest.mark.upstream

@@ -8,10 +8,16 @@ from typing import Any
 import pytest
 import torch
 
-from hermes_lab.pocket import data, lookup
-from hermes_lab.pocket.branches import answer_logits, watch
-from hermes_lab.pocket.build import build
-from hermes_lab.pocket.config import TOKENS_PER_FRAME, PocketConfig, Recipe, TextShape, VisionShape
+from hermes_lab.training import data, lookup
+from hermes_lab.training.branches import answer_logits, watch
+from hermes_lab.training.build import build
+from hermes_lab.training.config import (
+    TOKENS_PER_FRAME,
+    PocketConfig,
+    Recipe,
+    TextShape,
+    VisionShape,
+)
 from hermes_lab.worlds import TYPES, World
 from hermes_lab.worlds.catalogue import KINDS
 

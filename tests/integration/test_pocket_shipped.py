@@ -14,7 +14,7 @@ from hermes_lab.errors import LabError
 from hermes_lab.evaluation.worlds import compare, evaluate_worlds, policy_text
 from hermes_lab.lab import Lab
 from hermes_lab.pocket.shipped import names, shipped_path, trained_frames
-from hermes_lab.session import StreamSession
+from hermes_lab.stream.session import StreamSession
 from hermes_lab.worlds import UNLEARNED, World, bundled
 
 

@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 
 import hermes_lab
-from hermes_lab.pocket import checkpoint
-from hermes_lab.pocket.config import PocketConfig, Recipe, Stage, TextShape, VisionShape
-from hermes_lab.pocket.process import PROGRESS
-from hermes_lab.pocket.train import train
+from hermes_lab.training import checkpoint
+from hermes_lab.training.config import PocketConfig, Recipe, Stage, TextShape, VisionShape
+from hermes_lab.training.process import PROGRESS
+from hermes_lab.training.train import train
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = [sys.executable, "-c", "from hermes_lab.cli import entry; entry()", "train-pocket"]
@@ -74,7 +74,7 @@ _CHILD = """
 import sys
 from pathlib import Path
 from tests.integration.test_pocket_smoke import TINY
-from hermes_lab.pocket.train import train
+from hermes_lab.training.train import train
 
 train(TINY, Path(sys.argv[1]), processes=1)
 """

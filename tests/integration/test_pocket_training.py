@@ -13,14 +13,14 @@ import torch
 from transformers import LlavaOnevisionForConditionalGeneration
 
 from hermes_lab.errors import LabError, ModelError
-from hermes_lab.pocket import checkpoint, data, motion, perception
-from hermes_lab.pocket.build import build, save
-from hermes_lab.pocket.config import PocketConfig, Recipe, Stage, TextShape, VisionShape
-from hermes_lab.pocket.optim import Average, Muon, Pair
 from hermes_lab.pocket.recipes import config
 from hermes_lab.pocket.shipped import CARD, shipped_path
-from hermes_lab.pocket.train import train
-from hermes_lab.pocket.vocabulary import UNKNOWN, WORDS, tokenizer
+from hermes_lab.training import checkpoint, data, motion, perception
+from hermes_lab.training.build import build, save
+from hermes_lab.training.config import PocketConfig, Recipe, Stage, TextShape, VisionShape
+from hermes_lab.training.optim import Average, Muon, Pair
+from hermes_lab.training.train import train
+from hermes_lab.training.vocabulary import UNKNOWN, WORDS, tokenizer
 from hermes_lab.worlds import TYPES, World
 from hermes_lab.worlds.catalogue import KINDS
 

@@ -23,10 +23,10 @@ from hermes_lab.policies.base import (
     ReadPlan,
     Scores,
 )
-from hermes_lab.policies.composed import Composed
-from hermes_lab.policies.prefiltered import Prefiltered
-from hermes_lab.policies.several import Banded
-from hermes_lab.policies.wrap import WithSummary
+from hermes_lab.policies.combine.composed import Composed
+from hermes_lab.policies.combine.prefiltered import Prefiltered
+from hermes_lab.policies.combine.several import Banded
+from hermes_lab.policies.combine.wrap import WithSummary
 from tests.integration.test_session_isolation import frozen, same
 from tests.integration.test_session_policy_errors import boom, check_refused, merging
 from tests.reference.streams import QUESTION, noise, same_everywhere, scripted

@@ -15,10 +15,10 @@ from torch import Tensor
 from hermes_lab import StreamSession, policies
 from hermes_lab.errors import PolicyError
 from hermes_lab.lab import Lab
-from hermes_lab.models.base import Segment
 from hermes_lab.policies.base import Admission, Arrival, Guidance, Merged, Need, Policy, Scores
 from hermes_lab.policies.fifo import Fifo
 from hermes_lab.policies.hermes import Hermes
+from hermes_lab.segment import Segment
 from tests.integration.test_session_isolation import frozen as copied_state
 from tests.integration.test_session_isolation import same
 from tests.reference.streams import QUESTION, noise, same_everywhere, scripted

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from hermes_lab.lab import Lab
-from hermes_lab.models.base import Segment
 from hermes_lab.policies.base import (
     Admission,
     Codec,
@@ -24,6 +23,7 @@ from hermes_lab.policies.base import (
     RecallView,
     Scores,
 )
+from hermes_lab.segment import Segment
 from hermes_lab.tokens import Role
 from tests.reference.closeness import assert_moved, assert_same, distance
 from tests.reference.literal import Literal, chosen, joined, place

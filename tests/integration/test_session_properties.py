@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from hermes_lab import StreamSession, policies
 from hermes_lab.lab import Lab
-from hermes_lab.models.base import Segment
 from hermes_lab.policies.base import Policy
+from hermes_lab.segment import Segment
 from hermes_lab.snapshot import Snapshot
 from tests.reference.streams import QUESTION, noise
 

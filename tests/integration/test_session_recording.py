@@ -16,10 +16,10 @@ import pytest
 from hermes_lab import StreamSession
 from hermes_lab.errors import RecordingError
 from hermes_lab.lab import Lab
-from hermes_lab.recorder import MOST_DUE
 from hermes_lab.recording import Recording, RecordingWriter, syncing
 from hermes_lab.recording import parts as parts_module
 from hermes_lab.snapshot import Snapshot
+from hermes_lab.stream.recorder import MOST_DUE
 from tests.recording_streams import Stream, differences, manifest
 from tests.reference.streams import QUESTION, noise
 

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 import hermes_lab
-from hermes_lab import StreamSession, lens, upstream
-from hermes_lab.attention import NAME
+from hermes_lab import StreamSession, lens
+from hermes_lab.engine import upstream
+from hermes_lab.engine.attention import NAME
 from hermes_lab.errors import LabError, ModelError
 from hermes_lab.lab import Lab
 from tests.checkpoints import FAMILIES

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import AutoModelForImageTextToText
 
-from hermes_lab.models.base import Segment
+from hermes_lab.segment import Segment
 
 Hide = Callable[[int, int, Tensor], Tensor]
 """(layer, query head, ids of the cached tokens) -> mask of those that this head may not see."""

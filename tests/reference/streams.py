@@ -14,7 +14,6 @@ from torch import Tensor
 
 from hermes_lab import StreamSession
 from hermes_lab.lab import Lab
-from hermes_lab.models.base import Segment
 from hermes_lab.policies.base import (
     UNBOUNDED,
     Admission,
@@ -23,6 +22,7 @@ from hermes_lab.policies.base import (
     Policy,
     Scores,
 )
+from hermes_lab.segment import Segment
 from hermes_lab.snapshot import Snapshot
 from tests.reference.literal import Literal
 

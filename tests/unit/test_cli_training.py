@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from hermes_lab.cli.training import TrainingView, describe
-from hermes_lab.pocket.config import Recipe
+from hermes_lab.training.config import Recipe
 
 SEEN = {
     "phase": "perception",

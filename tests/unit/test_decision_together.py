@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from hermes_lab import decision
 from hermes_lab.alike import alike
-from hermes_lab.cache import LayerState, select_layers
-from hermes_lab.contract import check_finite
+from hermes_lab.engine.cache import LayerState, select_layers
 from hermes_lab.errors import PolicyError
 from hermes_lab.policies.base import LayerView, Merged, Policy, Scores
+from hermes_lab.retention import plan as decision
+from hermes_lab.retention.checks import check_finite
 
 KV_HEADS = 2
 

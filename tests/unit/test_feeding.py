@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hermes_lab.errors import LabError
-from hermes_lab.feeding import Fed, images_and_times
+from hermes_lab.stream.feeding import Fed, images_and_times
 from hermes_lab.video import Frame
 
 PICTURE = np.zeros((2, 2, 3), np.uint8)

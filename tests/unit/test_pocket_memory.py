@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from hermes_lab.pocket import memory
-from hermes_lab.pocket.motion import NOTHING
-from hermes_lab.pocket.perception import cells_of
-from hermes_lab.pocket.vocabulary import WORDS
+from hermes_lab.training import memory
+from hermes_lab.training.motion import NOTHING
+from hermes_lab.training.perception import cells_of
+from hermes_lab.training.vocabulary import WORDS
 from hermes_lab.worlds import World
 from hermes_lab.worlds.catalogue import COLOUR_NAMES, KINDS, SCENES
 from hermes_lab.worlds.questions import Question, make

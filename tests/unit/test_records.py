@@ -16,7 +16,7 @@ import torch
 
 from hermes_lab import bundled
 from hermes_lab.brief import brief
-from hermes_lab.cache import LayerState
+from hermes_lab.engine.cache import LayerState
 from hermes_lab.frozen import Frozen
 from hermes_lab.policies.base import Admission, Scores
 from hermes_lab.recording import Recording

@@ -14,7 +14,7 @@ from torch import Tensor
 from hermes_lab.errors import PolicyError
 from hermes_lab.policies import get
 from hermes_lab.policies.base import Arrival, Policy
-from hermes_lab.policies.otsu import otsu, otsu_or_median
+from hermes_lab.policies.parts.otsu import otsu, otsu_or_median
 from hermes_lab.tokens import Role
 
 HIDDEN, FEATURES = 6, 5

@@ -11,12 +11,18 @@ import torch
 from hermes_lab.errors import PolicyError
 from hermes_lab.policies import get
 from hermes_lab.policies.base import UNBOUNDED, LayerView, Need, Policy, ReadPlan, Scores
-from hermes_lab.policies.composed import Composed
+from hermes_lab.policies.combine.composed import Composed
+from hermes_lab.policies.combine.prefiltered import Prefiltered
+from hermes_lab.policies.combine.several import Banded, Layered, narrow
+from hermes_lab.policies.combine.wrap import (
+    Instant,
+    SharedHeads,
+    WithBudget,
+    WithPositions,
+    WithSummary,
+)
 from hermes_lab.policies.hermes import Hermes
-from hermes_lab.policies.prefiltered import Prefiltered
-from hermes_lab.policies.scoring import band_of
-from hermes_lab.policies.several import Banded, Layered, narrow
-from hermes_lab.policies.wrap import Instant, SharedHeads, WithBudget, WithPositions, WithSummary
+from hermes_lab.policies.parts.scoring import band_of
 from tests.fabricate import Decision, FakeStream, decide, layer_view, rotate_1d
 from tests.unit.test_rivals_admit import arrival
 

@@ -13,8 +13,8 @@ from torch import Tensor
 from hermes_lab.errors import PolicyError
 from hermes_lab.policies import get
 from hermes_lab.policies.base import LayerView, RecallView
-from hermes_lab.policies.blocks import frame_blocks, owners
-from hermes_lab.policies.quantised import GroupQuantised
+from hermes_lab.policies.parts.blocks import frame_blocks, owners
+from hermes_lab.policies.parts.quantised import GroupQuantised
 from tests.fabricate import layer_view
 
 

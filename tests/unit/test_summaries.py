@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from hermes_lab.cache import LayerState
-from hermes_lab.summaries import Summarizer
+from hermes_lab.engine.cache import LayerState
+from hermes_lab.stream.summaries import Summarizer
 from hermes_lab.tokens import Role, TokenTable
 
 LAYERS, QUERY_HEADS, FRAMES, NOW_S = 4, 4, 5, 11.0

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from hermes_lab.pocket.vocabulary import WORDS
+from hermes_lab.training.vocabulary import WORDS
 from hermes_lab.worlds import TYPES, Question, World, horizon_of
 from hermes_lab.worlds.catalogue import COLOUR_NAMES, KINDS, SCENES
 from hermes_lab.worlds.majority import baseline, measure

@@ -1,0 +1,1 @@
+"""The Attention atlas: every head of every layer beside its null."""

@@ -1,0 +1,1 @@
+"""The Policy lab: one stream under several policies at equal budgets."""

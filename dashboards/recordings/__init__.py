@@ -1,0 +1,1 @@
+"""The Recordings page: what is on disk, compared, downloaded, deleted."""

@@ -1,0 +1,1 @@
+"""The Why page: the life of one token, decision by decision."""

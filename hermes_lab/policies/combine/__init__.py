@@ -1,0 +1,1 @@
+"""Policies made of other policies: wrapped, composed of parts, one per band or layer, or behind a gate."""

@@ -1,0 +1,1 @@
+"""What several policies share: scores, blocks of frames, thresholds and quantised archives. No policies."""
