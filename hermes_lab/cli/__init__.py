@@ -29,6 +29,7 @@ from hermes_lab.cli.sink import ReaderLeft
 from hermes_lab.errors import LabError
 
 READER_LEFT = 141  # as a shell reports a program whose reader left: 128 + SIGPIPE
+INTERRUPTED = 130  # likewise of Ctrl-C: 128 + SIGINT
 
 app = typer.Typer(
     name="hermes-lab",
@@ -102,11 +103,8 @@ def _answered(arguments: Sequence[str] | None) -> int:
             raise
         console.fail(_sentence(error))
         return 2
-    except KeyboardInterrupt:
-        console.errors.print("Interrupted.")
-        return 130
-    except typer.Abort:
-        return 130
+    except (KeyboardInterrupt, typer.Abort):
+        code = INTERRUPTED
     except SystemExit as end:
         if isinstance(end.__context__, BrokenPipeError):  # typer's way, where it printed help
             raise ReaderLeft from end
@@ -117,6 +115,8 @@ def _answered(arguments: Sequence[str] | None) -> int:
             raise
         console.fail(show_usage())
         return int(getattr(error, "exit_code", 2))
+    if code == INTERRUPTED:  # typer, too, makes this status of a Ctrl-C, and says nothing
+        console.errors.print("Interrupted.")
     return code if isinstance(code, int) else 0
 
 

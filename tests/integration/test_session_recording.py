@@ -255,10 +255,10 @@ def test_ctrl_c_at_any_moment_leaves_a_session_and_its_recording_whole(
     session = started(lab, tmp_path / "run")
     session.feed(noise(2, 0))
     interruptions = fed = 0
-    while fed < 12 and interruptions < 60:
+    while interruptions < 12 and fed < 600:
         try:
             with interrupted_at_random(interruptions, 0.15):
-                while fed < 12:
+                while fed < 600:
                     session.feed(noise(2, fed))
                     fed += 1
         except KeyboardInterrupt:
@@ -266,7 +266,7 @@ def test_ctrl_c_at_any_moment_leaves_a_session_and_its_recording_whole(
     session.feed(noise(2, 99))  # neither waits for ever nor is taken for a call from inside
     answer = session.ask(QUESTION, max_new_tokens=1)
     session.close()
-    assert interruptions > 0
+    assert interruptions == 12
     read = Recording.open(tmp_path / "run")
     assert read.verify() == [] and read.notes == ()
     assert [step.step for step in read.steps] == list(range(session.stream.step))
