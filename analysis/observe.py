@@ -21,11 +21,11 @@ from analysis.streams import HORIZONS, Grid, Stream, Transform, encode, feed
 from hermes_lab.engine.forward import Wants
 from hermes_lab.engine.upstream import block_of, score_scale
 from hermes_lab.lab import Lab
-from hermes_lab.lens.question_pass import question_pass
 from hermes_lab.policies.base import Guidance
 from hermes_lab.policies.hermes import Hermes
 from hermes_lab.retention import guidance
 from hermes_lab.segment import Segment
+from hermes_lab.stream.question_pass import question_pass
 from hermes_lab.stream.session import StreamSession
 from hermes_lab.tokens import Role
 

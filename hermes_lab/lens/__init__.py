@@ -7,7 +7,6 @@ tools.
 
 from __future__ import annotations
 
-from hermes_lab.lens.activations import activation_cache
 from hermes_lab.lens.attribution import DirectAttribution, direct_attribution
 from hermes_lab.lens.bridge import SessionBridge, bridge
 from hermes_lab.lens.knockout import knockout
@@ -15,6 +14,7 @@ from hermes_lab.lens.logits import LogitLens, answer_ids, logit_difference, logi
 from hermes_lab.lens.patching import PatchSweep, patch, patch_sweep
 from hermes_lab.lens.tokens import tokens
 from hermes_lab.lens.value_weighted import ValueWeighted, value_weighted
+from hermes_lab.stream.activations import activation_cache
 
 __all__ = [
     "DirectAttribution",

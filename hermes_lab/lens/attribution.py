@@ -33,7 +33,7 @@ from torch import Tensor
 from hermes_lab.engine.upstream import block_of, output_projection
 from hermes_lab.lens.linear import ids_by_head, norm_gain, values_by_head, write_weights
 from hermes_lab.lens.logits import Answers, answer_ids, answer_pair
-from hermes_lab.lens.question_pass import question_pass
+from hermes_lab.stream.question_pass import question_pass
 
 if TYPE_CHECKING:
     from hermes_lab.stream.session import StreamSession

@@ -35,9 +35,9 @@ from hermes_lab.engine.cursor import Cursor
 from hermes_lab.engine.forward import Engine
 from hermes_lab.errors import LabError
 from hermes_lab.lens.fence import fenced
-from hermes_lab.lens.question_pass import NamesFilter, question_pass
 from hermes_lab.lens.twin import twin_of
 from hermes_lab.segment import Segment
+from hermes_lab.stream.question_pass import NamesFilter, question_pass
 
 if TYPE_CHECKING:
     from transformer_lens import ActivationCache

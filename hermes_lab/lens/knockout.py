@@ -42,11 +42,11 @@ def knockout(
         LabError: unknown id, layer, head or pass.
     """
     made = make_knockout(session, ids, layers, heads, passes)
-    session.knockouts.append(made)
+    session.knockouts = (*session.knockouts, made)
     try:
         yield made
     finally:
-        session.knockouts[:] = [k for k in session.knockouts if k is not made]
+        session.knockouts = [k for k in session.knockouts if k is not made]
 
 
 def make_knockout(

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from hermes_lab.engine.cache import LayerState
-from hermes_lab.engine.upstream import block_of, head_dim, output_projection
+from hermes_lab.engine.upstream import block_of, output_projection
+from hermes_lab.engine.weights import norm_behind, output_weights
 
 if TYPE_CHECKING:
     from hermes_lab.stream.session import StreamSession
@@ -25,16 +26,6 @@ def norm_gain(norm: Any, x: Float[Tensor, "row hidden"]) -> Float[Tensor, "row h
     weighted = weight * x
     scale = (norm(x) * weighted).sum(-1, keepdim=True) / weighted.square().sum(-1, keepdim=True)
     return weight * scale
-
-
-def output_weights(attention: nn.Module) -> Float[Tensor, "query_head dim hidden"]:
-    """The output projection of an attention module, head by head, without what may follow it (`norm_behind`)."""
-    return output_projection(attention).weight.T.unflatten(0, (-1, head_dim(attention)))
-
-
-def norm_behind(block: nn.Module) -> nn.Module | None:
-    """The norm between a decoder layer's output projection and the residual stream (Gemma 3), or None."""
-    return block_of(block).attention_out_norm
 
 
 def write_weights(

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hermes_lab.errors import LabError
-from hermes_lab.lens.question_pass import question_pass
+from hermes_lab.stream.question_pass import question_pass
 
 if TYPE_CHECKING:
     from hermes_lab.stream.session import StreamSession

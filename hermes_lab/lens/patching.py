@@ -14,8 +14,8 @@ from torch import Tensor
 
 from hermes_lab.errors import LabError
 from hermes_lab.lens.logits import answer_pair, difference
-from hermes_lab.lens.question_pass import NamesFilter, resolve
 from hermes_lab.lens.tokens import check_head
+from hermes_lab.stream.question_pass import NamesFilter, resolve
 
 if TYPE_CHECKING:
     from transformer_lens import ActivationCache

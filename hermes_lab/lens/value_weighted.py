@@ -12,8 +12,8 @@ import torch
 
 from hermes_lab.lens.linear import ids_by_head, values_by_head, write_weights
 from hermes_lab.lens.logits import check_positions
-from hermes_lab.lens.question_pass import question_pass
 from hermes_lab.lens.tokens import check_layer
+from hermes_lab.stream.question_pass import question_pass
 
 if TYPE_CHECKING:
     from hermes_lab.stream.session import StreamSession

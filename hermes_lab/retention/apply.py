@@ -22,8 +22,8 @@ from hermes_lab.retention import plain_answers
 from hermes_lab.retention.calling import call, name_of, whole
 from hermes_lab.retention.plan import LayerPlan
 from hermes_lab.retention.positions import behind
+from hermes_lab.retention.standing import Standing
 from hermes_lab.snapshot import IntArray, LayerDecision, MergeRecord
-from hermes_lab.stream.state import StreamState
 from hermes_lab.tokens import Role
 
 
@@ -44,7 +44,7 @@ class _Choice:
 
 
 def apply(
-    plans: Sequence[LayerPlan], stream: StreamState, policy: Policy, next_position: str
+    plans: Sequence[LayerPlan], stream: Standing, policy: Policy, next_position: str
 ) -> tuple[LayerDecision, ...]:
     """Prune layers by checked plans; merged tokens get ids of their own."""
     states = [stream.cache.stream_layers[made.layer].state for made in plans]
@@ -84,7 +84,7 @@ def _choices(plans: Sequence[LayerPlan], protected: int) -> list[_Choice]:
     return [found[n] for n in range(len(plans))]
 
 
-def _names(plans: Sequence[LayerPlan], stream: StreamState) -> list[IntArray]:
+def _names(plans: Sequence[LayerPlan], stream: Standing) -> list[IntArray]:
     """New ids for the merged tokens of each layer, in the order of the layers."""
     counts = [0 if p.merged is None else int(p.merged.positions.shape[-1]) for p in plans]
     if not any(counts):
@@ -128,7 +128,7 @@ def _check_sources(policy: Policy, made: LayerPlan, new: int) -> None:
 
 
 def _add_merged(
-    state: LayerState, merged: Merged, ids: IntArray, stream: StreamState
+    state: LayerState, merged: Merged, ids: IntArray, stream: Standing
 ) -> tuple[LayerState, tuple[MergeRecord, ...]]:
     device = state.ids.device
     positions = merged.positions.to(device)
@@ -152,7 +152,7 @@ def _archive(
     after: LayerState,
     layer: int,
     kept: Bool[Tensor, "head token"],
-    stream: StreamState,
+    stream: Standing,
     policy: Policy,
 ) -> LayerState:
     """Move the evicted tokens of a layer to the CPU, through the policy's codec."""

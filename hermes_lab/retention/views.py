@@ -20,7 +20,7 @@ from hermes_lab.alike import alike
 from hermes_lab.engine.cache import LayerState
 from hermes_lab.engine.forward import Engine
 from hermes_lab.policies.base import LayerView, Need, Policy
-from hermes_lab.stream.state import StreamState
+from hermes_lab.retention.standing import Standing
 from hermes_lab.tokens import TokenTable
 
 COLUMNS_SHOWN = ("frame", "row", "col", "role", "time_s")  # of the token table
@@ -42,7 +42,7 @@ class Evidence:
 
 def views_of(
     engine: Engine,
-    stream: StreamState,
+    stream: Standing,
     states: Sequence[LayerState],
     *,
     policy: Policy,
@@ -67,7 +67,7 @@ def views_of(
 
 def view_of(
     engine: Engine,
-    stream: StreamState,
+    stream: Standing,
     state: LayerState,
     layer: int,
     *,
@@ -101,9 +101,7 @@ class _Together:
         return self.found[name][place]
 
 
-def _describe(
-    stream: StreamState, states: Sequence[LayerState], heads: int
-) -> list[dict[str, Any]]:
+def _describe(stream: Standing, states: Sequence[LayerState], heads: int) -> list[dict[str, Any]]:
     """What the candidates are, in at least so many rows."""
     start = stream.protected
     rows = [max(state.ids.shape[0], heads) for state in states]
@@ -123,7 +121,7 @@ def _describe(
 
 def _view(
     engine: Engine,
-    stream: StreamState,
+    stream: Standing,
     state: LayerState,
     layer: int,
     described: Mapping[str, Any],

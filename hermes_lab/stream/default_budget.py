@@ -8,51 +8,15 @@ before anything is admitted or decided. What a person should know about a budget
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-import numpy as np
 
 from hermes_lab.errors import PolicyError
 from hermes_lab.policies.base import UNBOUNDED, Policy
 from hermes_lab.retention.checks import call, check_choice, expect, name_of
-from hermes_lab.segment import Segment
-
-if TYPE_CHECKING:
-    from hermes_lab.stream.state import StreamState
+from hermes_lab.stream.frame_size import FrameSize, tokens_text
+from hermes_lab.stream.state import StreamState
 
 FRAMES = 32
 MOST_TOKENS = 4096  # the smaller of the two budgets that HERMES is measured at
-
-
-@dataclass(frozen=True)
-class FrameSize:
-    """What a frame takes in the cache.
-
-    Attributes:
-        tokens: of one frame with its markers; of a whole group where frames are encoded together.
-        frames: frames in a group (2 for Qwen-VL).
-    """
-
-    tokens: int
-    frames: int = 1
-
-    @property
-    def noun(self) -> str:
-        """What is counted, for sentences."""
-        return {1: "frame", 2: "pair of frames"}.get(self.frames, f"group of {self.frames} frames")
-
-    def counted(self, groups: int) -> str:
-        """So many frames (or groups), with what each takes: "16 pairs of frames of 720 tokens"."""
-        first, _, rest = self.noun.partition(" ")
-        plural = first if groups == 1 else f"{first}s"
-        return f"{groups} {plural}{rest and ' '}{rest} of {_tokens(self.tokens)}"
-
-
-def frame_size(segment: Segment, frames_per_group: int) -> FrameSize | None:
-    """What the largest frame of a chunk takes; None where the chunk has no token of a frame."""
-    frame = segment.frame[segment.frame >= 0]
-    return FrameSize(int(np.bincount(frame).max()), frames_per_group) if len(frame) else None
 
 
 def default_tokens(size: FrameSize) -> int:
@@ -89,11 +53,11 @@ def settle(policy: Policy, stream: StreamState) -> tuple[Policy, tuple[str, ...]
     who = name_of(policy) if whole else f"A part of {name_of(policy)}"
     groups = default // size.tokens
     if budget > default:
-        kept = f"{_tokens(budget)} per layer are kept, as many as the system prefix has."
+        kept = f"{tokens_text(budget)} per layer are kept, as many as the system prefix has."
     elif groups * size.tokens == default:
-        kept = f"{size.counted(groups)} = {_tokens(default)} per layer are kept."
+        kept = f"{size.counted(groups)} = {tokens_text(default)} per layer are kept."
     else:
-        kept = f"{_tokens(default)} per layer are kept, about {size.counted(groups)}."
+        kept = f"{tokens_text(default)} per layer are kept, about {size.counted(groups)}."
     return bounded, (f"{who} has no budget: {kept}",)
 
 
@@ -103,8 +67,8 @@ def too_small(budgets: Sequence[int] | None, size: FrameSize) -> tuple[str, ...]
     if least >= size.tokens:
         return ()
     return (
-        f"A budget of {_tokens(least)} per layer is smaller than one {size.noun} of this stream "
-        f"({_tokens(size.tokens)}), so that no layer can hold a whole one.",
+        f"A budget of {tokens_text(least)} per layer is smaller than one {size.noun} of this stream "
+        f"({tokens_text(size.tokens)}), so that no layer can hold a whole one.",
     )
 
 
@@ -119,15 +83,13 @@ def never_exceeded(policy: Policy, stream: StreamState) -> tuple[str, ...]:
     limits = sorted({b for b in policy.budgets(len(held)) or () if b < UNBOUNDED})
     if stream.bound or not seen or not limits:
         return ()
-    span = _tokens(limits[0]) if len(limits) == 1 else f"{limits[0]} to {_tokens(limits[-1])}"
+    span = (
+        tokens_text(limits[0]) if len(limits) == 1 else f"{limits[0]} to {tokens_text(limits[-1])}"
+    )
     said = f"The budget of {span} per layer was never exceeded"
     if any(n < seen for n in held):
         return (f"{said}; what was evicted went for other reasons.",)
     return (
-        f"{said}: all {_tokens(seen)} that came in fit, so {name_of(policy)} evicted nothing; a smaller budget makes it "
+        f"{said}: all {tokens_text(seen)} that came in fit, so {name_of(policy)} evicted nothing; a smaller budget makes it "
         "decide.",
     )
-
-
-def _tokens(count: int) -> str:
-    return "1 token" if count == 1 else f"{count} tokens"

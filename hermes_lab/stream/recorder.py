@@ -1,70 +1,82 @@
-"""From a session to its recording: the manifest, and what each step hands to the writer."""
+"""From a stream to its recording: the manifest, and what each step hands to the writer."""
 
 from __future__ import annotations
 
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from hermes_lab.errors import RecordingError
+from hermes_lab.lab import Lab
 from hermes_lab.recording.attention import RowFilter
 from hermes_lab.recording.format import Manifest, ModelInfo, SourceInfo
 from hermes_lab.recording.journal import WriteRefusedError
 from hermes_lab.recording.writer import RecordingWriter
 from hermes_lab.snapshot import Answer, Snapshot
-
-if TYPE_CHECKING:
-    from hermes_lab.stream.session import StreamSession
-
+from hermes_lab.stream.run import Run
+from hermes_lab.stream.state import StreamState
+from hermes_lab.tokens import TokenTable
 
 MOST_DUE = 64  # steps; more of them would fill the memory of a stream whose disk stays full
 Picture = npt.NDArray[np.uint8]
-Due = tuple[Snapshot, Sequence[Picture] | None]
 
 _LOG = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class Due:
+    """A step that happened and is to be written.
+
+    Attributes:
+        run: how it was run.
+        pictures: of its frames; None where they were let go, or there were none.
+    """
+
+    snapshot: Snapshot
+    run: Run
+    pictures: Sequence[Picture] | None
+
+
 def open_recorder(
-    session: StreamSession,
-    folder: Path,
-    source: Mapping[str, Any],
-    fps: float | None,
-    overwrite: bool,
-) -> Recorder:
-    """Start the recording of a session.
+    folder: Path, lab: Lab, run: Run, stream: StreamState,
+    *, source: Mapping[str, Any], fps: float | None, overwrite: bool,
+) -> Recorder:  # fmt: skip
+    """Start the recording of a stream.
 
     Raises:
         RecordingError: the folder is in the way or cannot be written.
     """
-    described = session.lab.describe()
+    described = lab.describe()
     manifest = Manifest(
-        model=_model(session, (0, 0)),
-        policy=session.policy.config(),
-        positions=str(session.positions),
+        model=_model(described),
+        policy=run.policy.config(),
+        positions=str(run.positions),
         source=SourceInfo(
             str(source.get("name", "frames")),
             str(source.get("kind", "arrays")),
             source.get("sha256"),
         ),
-        chunk_frames=session.chunk_frames,
+        chunk_frames=run.chunk_frames,
         fps=None if fps is None else float(fps),
         dtype=str(described["dtype"]),
         device=str(described["device"]),
-        seed=session.seed,
-        prefix_tokens=session.protected_tokens,
+        seed=run.seed,
+        prefix_tokens=stream.protected,
     )
-    level = session.record_level
-    writer = RecordingWriter(folder, manifest, level=level, rows=RowFilter(), overwrite=overwrite)
-    return Recorder(session, writer)
+    writer = RecordingWriter(
+        folder, manifest, level=run.record_level, rows=RowFilter(), overwrite=overwrite
+    )
+    return Recorder(writer, stream.table)
 
 
 class Recorder:
-    """Writes the steps of a session, each once and in their order.
+    """Writes the steps of a stream, each once and in their order.
 
     A step that could not be written, because the disk refused or a Ctrl-C came, waits and is written before the
     next one, so that no step is missing.
@@ -72,21 +84,23 @@ class Recorder:
     Attributes:
         writer: of the recording.
         due: steps that happened and are not known to be written, oldest first; at most `MOST_DUE`.
+        seconds: what the last writing took.
     """
 
-    def __init__(self, session: StreamSession, writer: RecordingWriter) -> None:
+    def __init__(self, writer: RecordingWriter, table: TokenTable) -> None:
         self.writer = writer
         self.due: tuple[Due, ...] = ()
-        self._session = session
+        self.seconds = 0.0
+        self._table = table
 
     @property
     def closed(self) -> bool:
         """Whether nothing more can be written."""
         return self.writer.closed
 
-    def owe(self, snapshot: Snapshot, images: Sequence[Picture] | None) -> None:
+    def owe(self, step: Due) -> None:
         """Take note of a step that happened; nothing is written yet."""
-        self.due = (*self.due, (snapshot, images))[-MOST_DUE:]
+        self.due = (*self.due, step)[-MOST_DUE:]
 
     def pay(self) -> None:
         """Write what is due.
@@ -97,21 +111,19 @@ class Recorder:
         """
         started = time.perf_counter()
         while self.due:
-            snapshot, images = self.due[0]
-            last = self.writer.last_step
+            step, last = self.due[0], self.writer.last_step
             try:
-                if (
-                    last is None or snapshot.step > last
-                ):  # else an interrupted call wrote it after all
-                    self._write(snapshot, images)
+                # else a call that was interrupted wrote it after all
+                if last is None or step.snapshot.step > last:
+                    self._write(step)
             except WriteRefusedError:
-                self.due = tuple((step, None) for step, _ in self.due)
+                self.due = tuple(replace(due, pictures=None) for due in self.due)
                 raise
             except RecordingError:
                 self.due = self.due[1:]
                 raise
             self.due = self.due[1:]
-        self._session.record_s = time.perf_counter() - started
+        self.seconds = time.perf_counter() - started
 
     def answer(self, answer: Answer) -> None:
         """Write an answer, after the steps that are due.
@@ -150,21 +162,19 @@ class Recorder:
         except RecordingError as error:
             _LOG.warning("%s", error)
 
-    def _write(self, snapshot: Snapshot, images: Sequence[Picture] | None) -> None:
+    def _write(self, step: Due) -> None:
         """One step; the first one also tells the manifest the token grid of a frame and the budget."""
-        table = self._session.table
-        if self.writer.manifest.model.tokens_per_frame == 0:
-            new = snapshot.new_ids
-            rows, cols = table.column("row")[new], table.column("col")[new]
-            if len(new):
-                session = self._session
-                model = _model(session, (int(rows.max()) + 1, int(cols.max()) + 1))
-                self.writer.amend(model, session.policy.config(), str(session.positions))
-        self.writer.write_step(snapshot, table, images)
+        new, model = step.snapshot.new_ids, self.writer.manifest.model
+        if model.tokens_per_frame == 0 and len(new):
+            rows, cols = self._table.column("row")[new], self._table.column("col")[new]
+            grid = (int(rows.max()) + 1, int(cols.max()) + 1)
+            model = replace(model, grid=grid, tokens_per_frame=grid[0] * grid[1])
+            self.writer.amend(model, step.run.policy.config(), str(step.run.positions))
+        self.writer.write_step(step.snapshot, self._table, step.pictures)
 
 
-def _model(session: StreamSession, grid: tuple[int, int]) -> ModelInfo:
-    described = session.lab.describe()
+def _model(described: Mapping[str, Any]) -> ModelInfo:
+    """What a manifest says of the model before the first frame tells its grid."""
     return ModelInfo(
         name=str(described["model"]),
         family=str(described["family"]),
@@ -172,7 +182,7 @@ def _model(session: StreamSession, grid: tuple[int, int]) -> ModelInfo:
         query_heads=int(described["query_heads"]),
         kv_heads=int(described["kv_heads"]),
         head_dim=int(described["head_dim"]),
-        tokens_per_frame=grid[0] * grid[1],
-        grid=grid,
+        tokens_per_frame=0,
+        grid=(0, 0),
         revision=described["revision"],
     )

@@ -11,7 +11,6 @@ answer = run.ask("What was the first object?")
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
@@ -21,12 +20,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from hermes_lab.engine.attention import Knockout
-from hermes_lab.engine.forward import Wants
+from hermes_lab.engine.forward import Engine, Wants
 from hermes_lab.engine.hooks import FwdHooks, HookBoard
 from hermes_lab.errors import LabError, reason_of
 from hermes_lab.lab import Lab
@@ -41,17 +39,17 @@ from hermes_lab.stream.arguments import RecordLevel as RecordLevel
 from hermes_lab.stream.feeding import Frames as Frames
 from hermes_lab.stream.feeding import images_and_times
 from hermes_lab.stream.reading import logits_of
+from hermes_lab.stream.recorder import Due, Recorder, open_recorder
+from hermes_lab.stream.run import Run, with_budget
 from hermes_lab.stream.state import StreamState, start
-from hermes_lab.stream.step import Step
-from hermes_lab.stream.summaries import Summarizer, rows_wanted
+from hermes_lab.stream.step import encode, take_step
+from hermes_lab.stream.summaries import rows_wanted
 from hermes_lab.stream.turns import Turns, turn
 from hermes_lab.tokens import TokenTable
 from hermes_lab.video import Frame
 
 if TYPE_CHECKING:
     from transformer_lens import ActivationCache
-
-    from hermes_lab.stream.recorder import Recorder
 
 
 class StreamSession:
@@ -110,32 +108,28 @@ class StreamSession:
             seed=seed, system=system, next_position=next_position, source=source, fps=fps,
             overwrite=overwrite, keep_visual=keep_visual, evaluation=evaluation,
         )  # fmt: skip
-        self.turns = Turns()
         self.lab = lab
-        self.engine = lab.engine
-        self.chunk_frames, self.seed = int(chunk_frames), int(seed)
-        self.next_position: NextPosition = next_position
-        self.keep_visual = keep_visual
-        self.evaluation = evaluation
-        self.knockouts: list[Knockout] = []
-        self.future_question: str | None = None
-        self.board = HookBoard(self.engine.layers)
+        self.turns = Turns()
         self.snapshot: Snapshot | None = None
-        self.record_s = 0.0
-        self.notes = lab.notes  # of the next snapshot
-        self._system = system
-        self.frames_per_group = self.engine.adapter.frame_layout(96, 96).frames_per_group
-        self._stream = start(self.engine, system)
-        self.policy: Policy
-        self.positions: PositionRule
-        self.set_policy(policy, positions)
-        self.record_level: RecordLevel = record_level if record is not None else "off"
-        self._record_rows = rows_wanted(record_level, record_rows, self.engine.layers)
         self._recorder: Recorder | None = None
-        if record is not None and record_level != "off":
-            from hermes_lab.stream.recorder import open_recorder
-
-            self._recorder = open_recorder(self, Path(record), source or {}, fps, overwrite)
+        engine = lab.engine
+        self._stream = start(engine, system)
+        chosen, notes = self._chosen(arguments.chosen_policy(policy), evaluation)
+        self._stream.budget_notes = notes
+        records = record is not None and record_level != "off"
+        self._run = Run(
+            engine=engine, board=HookBoard(engine.layers), policy=chosen, positions=_rule(chosen, positions),
+            frames_per_group=engine.adapter.frame_layout(96, 96).frames_per_group, system=system,
+            chunk_frames=int(chunk_frames), seed=int(seed), next_position=next_position,
+            keep_visual=keep_visual, evaluation=evaluation,
+            record_level=record_level if records else "off",
+            record_rows=rows_wanted(record_level, record_rows, engine.layers), notes=lab.notes,
+        )  # fmt: skip
+        if record is not None and records:
+            self._recorder = open_recorder(
+                Path(record), lab, self._run, self._stream,
+                source=source or {}, fps=fps, overwrite=overwrite,
+            )  # fmt: skip
 
     # --- the stream --------------------------------------------------------------------------
     @turn
@@ -160,37 +154,47 @@ class StreamSession:
         """
         fed = images_and_times(frames, times_s, self._stream)
 
-        def step() -> Snapshot:
+        def chunk() -> tuple[Segment, float]:
             self._stream.shift_s = fed.shift_s
-            snapshot = Step(self).run(fed.images, fed.times_s)
-            return replace(snapshot, notes=(*snapshot.notes, fed.note)) if fed.note else snapshot
+            return encode(self._run, fed.images, fed.times_s)
 
-        return self._take(step, fed.images)
+        return self._take(chunk, fed.images, (fed.note,) if fed.note else ())
 
     @turn
     def feed_segment(self, segment: Segment) -> Snapshot:
         """Feed a chunk that was encoded before (replay); the vision encoder does not run."""
         arguments.of_kind("segment", segment, Segment, "a chunk encoded by the model's adapter")
-        return self._take(lambda: Step(self).run_encoded(segment, 0.0), None)
+        return self._take(lambda: (segment, 0.0), None)
 
     def _take(
-        self, step: Callable[[], Snapshot], images: Sequence[npt.NDArray[np.uint8]] | None
+        self,
+        encoded: Callable[[], tuple[Segment, float]],
+        images: Sequence[npt.NDArray[np.uint8]] | None,
+        notes: tuple[str, ...] = (),
     ) -> Snapshot:
-        """Do a step wholly or not at all, then record it: a step that happened is owed to the recorder."""
-        undo, policy, notes = self._stream.mark(), self.policy, self.notes
-        recorder = self._recorder
+        """Do a step wholly or not at all, then record it: a step that happened is owed to the recorder.
+
+        Args:
+            encoded: makes the chunk, and tells the seconds that it took.
+            notes: what is to be said behind the step's own.
+        """
+        undo, recorder = self._stream.mark(), self._recorder
         due = () if recorder is None else recorder.due
         try:
-            snapshot = step()
+            chunk, encode_s = encoded()
+            run = with_budget(self._run, self._stream, chunk)
+            snapshot = take_step(run, self._stream, chunk, encode_s)
+            snapshot = replace(snapshot, notes=(*snapshot.notes, *notes))
             if recorder is not None:
-                recorder.owe(snapshot, images)
+                timings = replace(snapshot.timings, record_s=recorder.seconds)
+                snapshot = replace(snapshot, timings=timings)
+                recorder.owe(Due(snapshot, run, images))
         except BaseException:
             undo()
-            self.policy, self.notes = policy, notes
             if recorder is not None:
                 recorder.due = due
             raise
-        self.snapshot, self.notes = snapshot, ()
+        self._run, self.snapshot = replace(self._run, policy=run.policy, notes=()), snapshot
         if recorder is not None:
             recorder.pay()
         return snapshot
@@ -202,17 +206,20 @@ class StreamSession:
         Raises:
             PolicyError: unknown, or impossible here.
         """
-        chosen = arguments.chosen_policy(policy)
-        check_choice(chosen, self.engine.layers, self._stream.protected, self.evaluation)
-        chosen, notes = default_budget.settle(chosen, self._stream)
-        rule = chosen.default_positions if positions is None else positions
-        self.positions = rule if isinstance(rule, PositionRule) else PositionRule.parse(rule)
-        if self._stream.step:
+        stream = self._stream
+        chosen, budget_notes = self._chosen(arguments.chosen_policy(policy), self._run.evaluation)
+        rule, notes = _rule(chosen, positions), self._run.notes
+        if stream.step:
             fields = ", ".join(f"{k}={v!r}" for k, v in chosen.config().items() if k != "policy")
-            change = f"From this step on under {chosen.name}({fields}), {self.positions}."
-            self.notes = (change, *notes)
-        self.policy = chosen
-        self._stream.judged, self._stream.budget_notes, self._stream.bound = None, notes, False
+            change = f"From this step on under {chosen.name}({fields}), {rule}."
+            notes = (change, *budget_notes)
+        self._run = replace(self._run, policy=chosen, positions=rule, notes=notes)
+        stream.judged, stream.budget_notes, stream.bound = None, budget_notes, False
+
+    def _chosen(self, policy: Policy, evaluation: bool) -> tuple[Policy, tuple[str, ...]]:
+        """A policy that can be used here, with its default budget if that is known yet, and what to say of it."""
+        check_choice(policy, self.lab.engine.layers, self._stream.protected, evaluation)
+        return default_budget.settle(policy, self._stream)
 
     @property
     def budget_notes(self) -> tuple[str, ...]:
@@ -245,10 +252,14 @@ class StreamSession:
         Raises:
             LabError: the question is empty or no text, no frame was fed yet, or an argument that cannot be.
         """
-        return asking.answer(
-            self, question, max_new_tokens=max_new_tokens, remember=remember,
-            attention=attention, on_token=on_token, top=top,
-        )  # fmt: skip
+        arguments.flags(remember=remember)
+        asked = asking.Asked(question, max_new_tokens, attention, on_token, top)
+        made = asking.answer(self._run, self._stream, asked)
+        if self._recorder is not None:
+            self._recorder.answer(made)
+        if remember:  # an answer that could not be recorded may be asked for again
+            self._stream.history = (*self._stream.history, (question, made.text))
+        return made
 
     def stream_answer(self, question: str, *, max_new_tokens: int = 32) -> Iterator[str]:
         """The answer so far, token by token, from what is remembered when the first token is asked for.
@@ -259,21 +270,24 @@ class StreamSession:
             LabError: as for `ask`.
         """
         asking.check(question, max_new_tokens)
-        return asking.texts(self, question, max_new_tokens)
+
+        def start() -> Iterator[tuple[int, Tensor]]:
+            beside = self._run.beside(self._stream)
+            return asking.generate(self._run, beside, question, max_new_tokens)
+
+        return asking.texts(self.turns, start, self.engine.adapter.decode)
 
     @turn
     def question_logits(self, question: str) -> Float[Tensor, "new vocabulary"]:
         """Logits at every token of the question's turn; the last row predicts the answer's first token."""
-        hidden = asking.prefill(self, question, self._wants())
-        return logits_of(self.engine, hidden, self.board)
+        run = self._run
+        hidden = asking.prefill(run, run.beside(self._stream), question, run.wants())
+        return logits_of(run.engine, hidden, run.board)
 
     @turn
     def reading_stream(self) -> StreamState:
         """The stream on a cache of its own, which a question may write to; tensors are shared, not copied."""
-        return self._stream.for_reading(self.engine.new_cache())
-
-    def _wants(self) -> Wants:
-        return Wants(knockouts=tuple(self.knockouts), board=self.board)
+        return self._run.beside(self._stream)
 
     @turn
     def prefill_question(
@@ -284,7 +298,8 @@ class StreamSession:
         Raises:
             LabError: the question is empty, or no frame was fed yet.
         """
-        return asking.prefill(self, question, wants, stream)
+        beside = self._run.beside(self._stream) if stream is None else stream
+        return asking.prefill(self._run, beside, question, wants)
 
     # --- hooks ---------------------------------------------------------------------------------
     @contextmanager
@@ -314,7 +329,7 @@ class StreamSession:
             question: plain text.
             names_filter: a hook name or a predicate over names; None: all of them.
         """
-        from hermes_lab.lens import activation_cache
+        from hermes_lab.stream.activations import activation_cache
 
         return activation_cache(self, question, names_filter)
 
@@ -322,14 +337,7 @@ class StreamSession:
     @turn
     def fork(self, policy: Policy | str | None = None) -> StreamSession:
         """An independent session that continues from here; tensors are shared, nothing is recorded."""
-        other = object.__new__(StreamSession)
-        other.__dict__.update(self.__dict__)
-        other.turns = Turns()
-        other._stream = self._stream.fork(self.engine.new_cache())
-        other._recorder = None
-        other.record_level = "off"
-        other.knockouts = list(self.knockouts)
-        other.board = HookBoard(self.engine.layers)
+        other = ForkedSession(self)
         if policy is not None:
             other.set_policy(policy)
         return other
@@ -351,13 +359,14 @@ class StreamSession:
         Raises:
             LabError: this session was not started with `keep_visual=True`.
         """
-        if not self.keep_visual:
+        run = self._run
+        if not run.keep_visual:
             raise LabError(
                 "This session did not keep its visual tokens; start it with keep_visual=True to replay it."
             )
         settings: dict[str, Any] = {
-            "chunk_frames": self.chunk_frames, "seed": self.seed, "system": self._system,
-            "next_position": self.next_position, "evaluation": self.evaluation, "keep_visual": True,
+            "chunk_frames": run.chunk_frames, "seed": run.seed, "system": run.system,
+            "next_position": run.next_position, "evaluation": run.evaluation, "keep_visual": True,
         }  # fmt: skip
         other = StreamSession(self.lab, policy, **(settings | options))
         for chunk in self.turns.take("replay", lambda: self._stream.chunks):
@@ -368,14 +377,59 @@ class StreamSession:
 
     # --- what is there -------------------------------------------------------------------------
     @property
-    def table(self) -> TokenTable:
-        """What every token is, under its global id."""
-        return self._stream.table
+    def run(self) -> Run:
+        """How the stream is run from the next step on; a value, which nobody changes."""
+        return self._run
 
     @property
     def stream(self) -> StreamState:
         """The stream's state; read it, do not change it."""
         return self._stream
+
+    @property
+    def engine(self) -> Engine:
+        """Runs the model."""
+        return self._run.engine
+
+    @property
+    def board(self) -> HookBoard:
+        """The hook points."""
+        return self._run.board
+
+    @property
+    def policy(self) -> Policy:
+        """What decides what is kept (see `set_policy`)."""
+        return self._run.policy
+
+    @property
+    def positions(self) -> PositionRule:
+        """The position rule (see `set_policy`)."""
+        return self._run.positions
+
+    @property
+    def knockouts(self) -> tuple[Knockout, ...]:
+        """Tokens that are hidden from attention now (see `hermes_lab.lens.knockout`)."""
+        return self._run.knockouts
+
+    @knockouts.setter
+    def knockouts(self, knockouts: Sequence[Knockout]) -> None:
+        with self.turns.alone:  # a step of another thread ends first
+            self._run = replace(self._run, knockouts=tuple(knockouts))
+
+    @property
+    def future_question(self) -> str | None:
+        """The question that policies for evaluation may see."""
+        return self._run.future_question
+
+    @future_question.setter
+    def future_question(self, question: str | None) -> None:
+        with self.turns.alone:
+            self._run = replace(self._run, future_question=question)
+
+    @property
+    def table(self) -> TokenTable:
+        """What every token is, under its global id."""
+        return self._stream.table
 
     @property
     def protected_tokens(self) -> int:
@@ -390,19 +444,6 @@ class StreamSession:
     def layer_ids(self, layer: int) -> Int[Tensor, "head token"]:
         """Global ids of all tokens that a layer holds, the system prefix included."""
         return self._stream.cache.states[layer].ids
-
-    def _summarizer(self, group: str, stream: StreamState | None = None) -> Summarizer:
-        stream = self._stream if stream is None else stream
-        keep = self._record_rows if group == "question" else ()
-        return Summarizer(
-            group, lambda layer: stream.cache.stream_layers[layer].state, stream.table, self.engine.layers,
-            self.engine.query_heads, stream.frames_seen, stream.now_s, keep,
-        )  # fmt: skip
-
-    def _clock(self) -> float:
-        if self.engine.adapter.device.type == "cuda":
-            torch.cuda.synchronize()  # kernels are queued: without it their time would be missed
-        return time.perf_counter()
 
     # --- the end -------------------------------------------------------------------------------
     @turn
@@ -428,3 +469,21 @@ class StreamSession:
         trace: TracebackType | None,
     ) -> None:
         self.close(None if error is None else reason_of(error))
+
+
+class ForkedSession(StreamSession):
+    """A session that goes on from where another one stands; hooks stay behind, and nothing is recorded."""
+
+    def __init__(self, other: StreamSession) -> None:
+        self.lab, self.snapshot = other.lab, other.snapshot
+        self.turns = Turns()
+        self._recorder = None
+        engine = other.engine
+        self._run = replace(other.run, board=HookBoard(engine.layers), record_level="off")
+        self._stream = other.stream.fork(engine.new_cache())
+
+
+def _rule(policy: Policy, positions: PositionRule | str | None) -> PositionRule:
+    """The position rule that was asked for, else the policy's own."""
+    rule = policy.default_positions if positions is None else positions
+    return rule if isinstance(rule, PositionRule) else PositionRule.parse(rule)

@@ -17,7 +17,8 @@ from hermes_lab.policies import registry
 from hermes_lab.policies.base import UNBOUNDED, LayerView, Policy
 from hermes_lab.policies.kvpress import KVPress
 from hermes_lab.recording import Recording
-from hermes_lab.stream.default_budget import FrameSize, default_tokens
+from hermes_lab.stream.default_budget import default_tokens
+from hermes_lab.stream.frame_size import FrameSize
 from tests.reference.streams import QUESTION, noise
 
 Labs = Callable[[str], tuple[Lab, Path]]
@@ -56,7 +57,7 @@ def expected_budget(session: StreamSession) -> int:
     """32 frames' worth, counted from the token table: all tokens of the first frame (or pair)."""
     frame = session.table.column("frame")
     first = frame[frame >= 0].min()
-    groups = -(-32 // session.frames_per_group)
+    groups = -(-32 // session.run.frames_per_group)
     return max(groups * int((frame == first).sum()), session.protected_tokens)
 
 
@@ -128,7 +129,7 @@ def test_the_budget_is_measured_in_the_frames_that_are_streamed(
     wanted = expected_budget(session)
     assert session.policy.budget_tokens == wanted
     assert f"{wanted} tokens per layer" in note
-    if session.frames_per_group == 2 and wanted > session.protected_tokens:
+    if session.run.frames_per_group == 2 and wanted > session.protected_tokens:
         assert "16 pairs of frames of" in note
 
 
@@ -229,7 +230,7 @@ def test_a_step_that_is_undone_leaves_no_budget_and_no_note(lab: Lab) -> None:
     with pytest.raises(PolicyError, match="it broke"):
         run.feed(noise(4, 0))
     assert run.policy.budget_tokens is None
-    assert run.notes == run.budget_notes == ()
+    assert run.run.notes == run.budget_notes == ()
     (note,) = run.feed(noise(2, 0)).notes
     assert "fails_once has no budget" in note
 
@@ -256,9 +257,9 @@ def test_frames_that_grow_are_compared_again(lab: Lab, monkeypatch: pytest.Monke
     run = StreamSession(lab, "fifo(budget_tokens=50)")
     notes: list[tuple[str, ...]] = []
     for size in (FrameSize(4, 2), FrameSize(80, 2), FrameSize(80, 2)):
-        monkeypatch.setattr(
-            "hermes_lab.stream.default_budget.frame_size", lambda *_, size=size: size
-        )
+        for module in ("run", "step"):
+            name = f"hermes_lab.stream.{module}.frame_size"
+            monkeypatch.setattr(name, lambda *_, size=size: size)
         notes.append(run.feed(noise(2, 0)).notes)
     assert [len(n) for n in notes] == [0, 1, 0]
     assert "smaller than one pair of frames of this stream (80 tokens)" in notes[1][0]

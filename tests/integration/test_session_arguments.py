@@ -112,7 +112,7 @@ def test_numbers_of_numpy_are_numbers(lab: Lab, tmp_path: Path) -> None:
     )  # fmt: skip
     run.feed(noise(2, 0))
     run.close()
-    assert (run.chunk_frames, run.seed) == (4, 3)
+    assert (run.run.chunk_frames, run.run.seed) == (4, 3)
 
 
 @pytest.mark.parametrize(

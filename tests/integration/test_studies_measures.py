@@ -15,7 +15,7 @@ from analysis.context import Settings, StudyContext
 from analysis.planted import Plant, planted_lab
 from analysis.streams import Grid, Stream, development, encode, feed, held_out
 from hermes_lab.lens import knockout
-from hermes_lab.lens.question_pass import question_pass
+from hermes_lab.stream.question_pass import question_pass
 from hermes_lab.stream.session import StreamSession
 
 PLANT = Plant(layers=4)

@@ -12,9 +12,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hermes_lab.engine.upstream import block_of
+from hermes_lab.engine.weights import norm_behind, output_weights
 from hermes_lab.errors import LabError
-from hermes_lab.lens.linear import norm_behind, output_weights
-from hermes_lab.lens.question_pass import NamesFilter, question_pass
+from hermes_lab.stream.question_pass import NamesFilter, question_pass
 from hermes_lab.stream.reading import logits_of
 
 if TYPE_CHECKING:
