@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from analysis.streams import Grid
-from hermes_lab.engine.forward import Wants
+from hermes_lab.engine.passes import Wants
 from hermes_lab.segment import join
 from hermes_lab.stream.session import StreamSession
 
@@ -87,9 +87,9 @@ def _pass(session: StreamSession, segment: Any, conditions: Sequence[Condition])
 
     single = torch.ones(new, new).tril()
     block = torch.block_diag(*[single] * copies).bool()
-    cache = session.stream.cache
+    cache = session.stream.cache.beside()
     hooks = [(f"blocks.{layer}.attn.hook_attn_scores", blind) for layer in layers]
-    with session.hooks(hooks), cache.transient():
+    with session.hooks(hooks):
         wants = Wants(block_mask=block, board=session.board)
         hidden = session.engine.forward(cache, join([segment] * copies), "question", wants=wants)
     last = hidden.unflatten(0, (copies, new))[:, -1]

@@ -18,7 +18,7 @@ from torch import Tensor
 from analysis.estimators import concentration, periodicity, recency
 from analysis.nulls import position_only
 from analysis.streams import HORIZONS, Grid, Stream, Transform, encode, feed
-from hermes_lab.engine.forward import Wants
+from hermes_lab.engine.passes import Wants
 from hermes_lab.engine.upstream import block_of, score_scale
 from hermes_lab.lab import Lab
 from hermes_lab.policies.base import Guidance
@@ -125,8 +125,7 @@ def question_rows(
             [weights[:, -1, 0], weights[:, -1, cached_text].sum(-1) + new], axis=-1
         )
 
-    with session.stream.cache.transient():
-        session.prefill_question(question, Wants(rows=slice(None), on_rows=on_rows))
+    session.prefill_question(question, Wants(rows=slice(None), on_rows=on_rows))
     order = sorted(last)
     text = np.stack([first[layer] for layer in order])
     return (

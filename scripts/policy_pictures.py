@@ -30,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import hermes_lab
 from hermes_lab import video
-from hermes_lab.engine.forward import Wants
+from hermes_lab.engine.passes import Wants
 from hermes_lab.errors import LabError, nearest
 from hermes_lab.figures.frame_share import Panel, draw, draw_legend, frame_shares, small
 from hermes_lab.lab import Lab

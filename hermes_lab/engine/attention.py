@@ -8,134 +8,32 @@ variable, so that sessions and threads that share a model do not see each other.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
 from threading import Lock
-from typing import Any, Literal
+from typing import Any
 from weakref import WeakSet
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
 from hermes_lab.engine import upstream
-from hermes_lab.engine.cache import StreamCache
 from hermes_lab.engine.hooks import HookBoard, tap_decoder
-from hermes_lab.engine.upstream import Tables
+from hermes_lab.engine.passes import Enough, Pass, current_pass
 from hermes_lab.models.base import Adapter
 
 NAME = "hermes_lab_stream"
 RECEIVED_ROWS = 128  # query rows at a time when attention received is summed, to bound memory
 
-PassKind = Literal["prefix", "chunk", "guidance", "question"]
-
-
-@dataclass(frozen=True)
-class Knockout:
-    """Cached tokens that some queries may not attend to (the weights are renormalised over the rest).
-
-    Attributes:
-        ids: global token ids to hide.
-        layers: layers where they are hidden; None: all.
-        heads: query heads for which they are hidden; None: all.
-        passes: kinds of forward pass in which it holds.
-    """
-
-    ids: Int[Tensor, " token"]
-    layers: frozenset[int] | None = None
-    heads: tuple[int, ...] | None = None
-    passes: frozenset[str] = frozenset({"question"})
-
-    def hidden(
-        self, layer: int, kind: str, cached: Int[Tensor, "head token"], query_heads: int
-    ) -> Bool[Tensor, "query_head token"] | None:
-        """Mask of hidden cached tokens for one layer, None if nothing is hidden there."""
-        if kind not in self.passes or (self.layers is not None and layer not in self.layers):
-            return None
-        mask = torch.isin(cached, self.ids.to(cached.device))
-        mask = mask.repeat_interleave(query_heads // mask.shape[0], 0)
-        if self.heads is not None:
-            chosen = torch.zeros(query_heads, 1, dtype=torch.bool, device=mask.device)
-            chosen[list(self.heads)] = True
-            mask = mask & chosen
-        return mask
-
-
-@dataclass
-class Pass:
-    """One forward of new tokens over the cache, and what is wanted from it.
-
-    Attributes:
-        cache: the cache that the pass runs on.
-        kind: what is being fed.
-        positions: rotary positions of the new tokens, per layer.
-        tables: rotary tables of the new tokens, per layer.
-        block_mask: which new tokens see which new tokens (several prompts in one pass); None: causal.
-        rows: query rows whose attention is wanted.
-        on_rows: receives (layer, pattern [query_head, row, key], fp32) of those rows.
-        on_received: receives (layer, attention received summed over all queries [query_head, key]).
-        knockouts: tokens to hide.
-        board: hook points that are listened to.
-        before_attention: called with (layer, attention module, normalised hidden states) before each attention.
-        last_layer: layer whose rows end the pass (`Enough` is raised); None: it runs through.
-        proving: inputs of attention modules whose keys are to be checked against the tables; None: unchecked.
-        served: layers whose attention came through here.
-    """
-
-    cache: StreamCache
-    kind: PassKind
-    positions: list[Int[Tensor, "axis new"]]
-    tables: list[Tables]
-    block_mask: Bool[Tensor, "new new"] | None = None
-    rows: slice | None = None
-    on_rows: Callable[[int, Tensor], None] | None = None
-    on_received: Callable[[int, Tensor], None] | None = None
-    knockouts: Sequence[Knockout] = ()
-    board: HookBoard | None = None
-    before_attention: Callable[[int, nn.Module, Tensor], None] | None = None
-    last_layer: int | None = None
-    proving: dict[int, Tensor] | None = None
-    served: int = 0
-    masks: dict[tuple[int, int], Tensor] = field(default_factory=dict)
-
-    def narrow(self, new: int) -> None:
-        """Go on with the first `new` tokens only."""
-        self.positions = [where[..., :new] for where in self.positions]
-        self.tables = [(cos[..., :new, :], sin[..., :new, :]) for cos, sin in self.tables]
-        if self.block_mask is not None:
-            self.block_mask = self.block_mask[:new, :new]
-
-    def listening(self, name: str) -> bool:
-        """Whether somebody listens to a hook point during this pass."""
-        return self.board is not None and self.board.listening(name)
-
-
-class Enough(Exception):
-    """Ends a pass at `Pass.last_layer`, where everything that is wanted from it has been read."""
-
-
 _TAPPED: WeakSet[nn.Module] = WeakSet()
 _TAPPING = Lock()
-_RUNNING: ContextVar[Pass | None] = ContextVar("hermes_lab_pass", default=None)
-
-
-@contextmanager
-def running(current: Pass) -> Generator[Pass]:
-    """Make `current` the pass that the model's forward serves inside the block."""
-    token = _RUNNING.set(current)
-    try:
-        yield current
-    finally:
-        _RUNNING.reset(token)
 
 
 def _board() -> HookBoard | None:
-    current = _RUNNING.get()
-    return None if current is None else current.board
+    current = current_pass()
+    return None if current is None else current.wants.board
 
 
 def stream_attention(
@@ -149,14 +47,14 @@ def stream_attention(
     **_: Any,
 ) -> tuple[Float[Tensor, "1 new query_head dim"], None]:
     """Attention over a layer's own cache; see the module docstring."""
-    current = _RUNNING.get()
+    current = current_pass()
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     if current is None:
         mask = attention_mask
         if mask is None:
             mask = _causal(query.shape[2], key.shape[2], query.device, None, {})
         return _sdpa(query, key, value, mask, scale), None
-    layer = upstream.layer_index(module)
+    layer, wants = upstream.layer_index(module), current.wants
     current.served += 1
     if current.proving is not None:
         upstream.check_rotation(
@@ -169,39 +67,34 @@ def stream_attention(
         key = _edit_new_keys(current, layer, point + "hook_rot_k", key, query.shape[2])
     mask = mask_of(current, layer, query, key.shape[2])
     if current.listening(point + "hook_attn_scores") or current.listening(point + "hook_pattern"):
-        board = current.board
+        board = wants.board
         assert board is not None
         pattern = pattern_of(
             query, key, mask, scale,
             lambda scores: board.fire(point + "hook_attn_scores", scores),
             lambda rows: board.fire(point + "hook_pattern", rows),
         )  # fmt: skip
-        if current.on_rows is not None and current.rows is not None:
-            current.on_rows(layer, pattern[0, :, current.rows].float())
-        if current.on_received is not None:
-            current.on_received(layer, pattern[0].float().sum(1))
+        if wants.on_rows is not None and wants.rows is not None:
+            wants.on_rows(layer, pattern[0, :, wants.rows].float())
+        if wants.on_received is not None:
+            wants.on_received(layer, pattern[0].float().sum(1))
         return weigh(pattern, value), None
-    if current.kind == "guidance" and current.on_rows is not None:
+    if current.kind == "guidance" and wants.on_rows is not None:
         # every row is read here: the pattern is there already, attending with it is cheaper than SDPA
         pattern = pattern_of(query, key, _own(mask, current, query.shape[2]), scale)
-        current.on_rows(layer, pattern[0])
+        wants.on_rows(layer, pattern[0])
         if layer == current.last_layer:
             raise Enough
         return weigh(pattern, value), None
-    if current.on_rows is not None and current.rows is not None:
-        some = _own(_rows(mask, current.rows, query.shape[2], key), current, query.shape[2])
-        current.on_rows(layer, pattern_of(query[:, :, current.rows], key, some, scale)[0])
-    if current.on_received is not None:
-        current.on_received(layer, _received(query, key, mask, scale))
+    if wants.on_rows is not None and wants.rows is not None:
+        some = _own(_rows(mask, wants.rows, query.shape[2], key), current, query.shape[2])
+        wants.on_rows(layer, pattern_of(query[:, :, wants.rows], key, some, scale)[0])
+    if wants.on_received is not None:
+        wants.on_received(layer, _received(query, key, mask, scale))
     return _sdpa(query, key, value, mask, scale), None
 
 
 AttentionInterface.register(NAME, stream_attention)
-
-
-def current_pass() -> Pass | None:
-    """The pass that is being served in this context."""
-    return _RUNNING.get()
 
 
 def _causal(
@@ -228,9 +121,9 @@ def mask_of(
 ) -> Bool[Tensor, "1 _ _ token"] | None:
     """Which of a layer's tokens each query may see; None: all up to its own, in order."""
     heads, new, device = query.shape[1], query.shape[2], query.device
-    mask = _causal(new, tokens, device, current.block_mask, current.masks)
+    mask = _causal(new, tokens, device, current.wants.block_mask, current.masks)
     ids = current.cache.stream_layers[layer].state.ids[:, : tokens - new]
-    for knockout in current.knockouts:
+    for knockout in current.wants.knockouts:
         hidden = knockout.hidden(layer, current.kind, ids, heads)
         if hidden is not None:
             visible = F.pad(~hidden, (0, new), value=True)[None, :, None]
@@ -254,7 +147,7 @@ def _rows(mask: Tensor | None, rows: slice, new: int, key: Tensor) -> Tensor | N
 
 def _own(mask: Tensor | None, current: Pass, new: int) -> Tensor | None:
     """The columns of a mask that hide anything: without knockouts every row sees all that is cached."""
-    return mask if mask is None or current.knockouts else mask[..., mask.shape[-1] - new :]
+    return mask if mask is None or current.wants.knockouts else mask[..., mask.shape[-1] - new :]
 
 
 def pattern_of(
@@ -327,15 +220,15 @@ def _sdpa(
 
 def _fire_swapped(current: Pass, name: str, tensor: Tensor) -> Tensor:
     """TransformerLens shows rotated queries and keys as [batch, pos, head, d_head]."""
-    assert current.board is not None
-    return current.board.fire(name, tensor.transpose(1, 2)).transpose(1, 2)
+    assert current.wants.board is not None
+    return current.wants.board.fire(name, tensor.transpose(1, 2)).transpose(1, 2)
 
 
 def _edit_new_keys(current: Pass, layer: int, name: str, key: Tensor, new: int) -> Tensor:
     edited = _fire_swapped(current, name, key[:, :, key.shape[2] - new :])
     key = torch.cat([key[:, :, : key.shape[2] - new], edited], 2)
-    holder = current.cache.stream_layers[layer]
-    holder.state = replace(holder.state, keys=key)  # later tokens must meet the edited keys too
+    # later tokens must meet the edited keys too
+    current.cache.stream_layers[layer].replace_keys(key)
     return key
 
 
@@ -362,13 +255,13 @@ def tap(adapter: Adapter) -> None:
 
 def _place(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     """Give an attention module the rotary tables of its own layer's positions."""
-    current = _RUNNING.get()
+    current = current_pass()
     if current is None:
         return args, kwargs
     layer = upstream.layer_index(module)
     hidden = upstream.hidden_of(args, kwargs)
-    if current.before_attention is not None:
-        current.before_attention(layer, module, hidden)
+    if current.wants.before_attention is not None:
+        current.wants.before_attention(current, layer, module, hidden)
     if current.proving is not None:
         current.proving[layer] = hidden
     return args, upstream.with_tables(kwargs, current.tables[layer], hidden.device)

@@ -6,8 +6,7 @@ references back (bit-identical by construction), and forking a session free of c
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -58,11 +57,6 @@ class LayerState:
     @property
     def tokens(self) -> int:
         return int(self.ids.shape[-1])
-
-    @property
-    def stored(self) -> int:
-        """Tokens whose keys are there: `tokens`, and during a pass the new ones, which have no ids yet."""
-        return 0 if self.keys is None else int(self.keys.shape[2])
 
     @property
     def bytes(self) -> int:
@@ -175,21 +169,32 @@ def _selected(
     )
 
 
+def empty(axes: int, device: torch.device) -> LayerState:
+    """A layer before its first token."""
+    return LayerState(
+        keys=None,
+        values=None,
+        ids=torch.zeros(1, 0, dtype=torch.long, device=device),
+        positions=torch.zeros(1, axes, 0, dtype=torch.long, device=device),
+    )
+
+
 class StreamLayer(CacheLayerMixin):
-    """One layer of the cache, as transformers sees it; the truth is in `state`."""
+    """One layer of the cache, as transformers sees it.
+
+    Attributes:
+        state: what the layer holds; never half of something.
+        passing: keys and values of all tokens while a pass runs, whose own have no ids yet; None between passes.
+    """
 
     is_sliding = False
     is_croppable = False
 
-    def __init__(self, axes: int, device: torch.device) -> None:
+    def __init__(self, state: LayerState) -> None:
         super().__init__()
         self.is_initialized = True
-        self.state = LayerState(
-            keys=None,
-            values=None,
-            ids=torch.zeros(1, 0, dtype=torch.long, device=device),
-            positions=torch.zeros(1, axes, 0, dtype=torch.long, device=device),
-        )
+        self.state = state
+        self.passing: tuple[Tensor, Tensor] | None = None
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """Nothing to do: the first update brings dtype and device."""
@@ -197,18 +202,40 @@ class StreamLayer(CacheLayerMixin):
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
-        """Append new keys and values; ids and positions follow when the pass is over."""
-        state = self.state
-        keys, values = key_states, value_states
-        if state.keys is not None and state.values is not None:
-            keys = torch.cat([state.keys, keys], 2)
-            values = torch.cat([state.values, values], 2)
-        self.state = replace(state, keys=keys, values=values)
-        return keys, values
+        """Append new keys and values; ids and positions follow when the pass is over (`settle`)."""
+        keys, values = self._reached
+        if keys is None or values is None:
+            self.passing = key_states, value_states
+        else:
+            self.passing = torch.cat([keys, key_states], 2), torch.cat([values, value_states], 2)
+        return self.passing
+
+    @property
+    def _reached(self) -> tuple[Tensor | None, Tensor | None]:
+        return (self.state.keys, self.state.values) if self.passing is None else self.passing
+
+    def replace_keys(self, keys: Float[Tensor, "1 kv_head token dim"]) -> None:
+        """Put edited keys in the place of those of the pass that is running."""
+        assert self.passing is not None
+        self.passing = keys, self.passing[1]
+
+    def settle(
+        self, ids: Int[Tensor, " new"], positions: Int[Tensor, "axis new"], cursor: Cursor
+    ) -> None:
+        """End a pass: its tokens get their ids and positions."""
+        keys, values = self._reached
+        held = self.state.with_metadata(ids, positions, keys=keys, values=values)
+        self.state, self.passing = replace(held, cursor=cursor), None
+
+    @property
+    def stored(self) -> int:
+        """Tokens whose keys are there, those of a pass that is running included."""
+        keys, _ = self._reached
+        return 0 if keys is None else int(keys.shape[2])
 
     def get_seq_length(self) -> int:
-        """Tokens held."""
-        return self.state.stored
+        """Tokens held, as transformers asks for them."""
+        return self.stored
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """Length and offset, for transformers' mask builders (which the stream attention bypasses)."""
@@ -222,9 +249,13 @@ class StreamLayer(CacheLayerMixin):
 class StreamCache(Cache):
     """All layers of a stream's KV cache."""
 
-    def __init__(self, layers: int, axes: int, device: torch.device) -> None:
-        self.stream_layers = [StreamLayer(axes, device) for _ in range(layers)]
+    def __init__(self, states: Sequence[LayerState]) -> None:
+        self.stream_layers = [StreamLayer(state) for state in states]
         super().__init__(layers=list(self.stream_layers))
+
+    def beside(self) -> StreamCache:
+        """A cache of its own that holds the same, for what must leave no trace here; tensors are shared."""
+        return StreamCache(self.states)
 
     @property
     def states(self) -> tuple[LayerState, ...]:
@@ -234,16 +265,7 @@ class StreamCache(Cache):
     @states.setter
     def states(self, states: Sequence[LayerState]) -> None:
         for layer, state in zip(self.stream_layers, states, strict=True):
-            layer.state = state
-
-    @contextmanager
-    def transient(self) -> Generator[None]:
-        """Whatever happens inside, the cache is afterwards bit-identical to before."""
-        states = self.states
-        try:
-            yield
-        finally:
-            self.states = states
+            layer.state, layer.passing = state, None
 
     @property
     def bytes(self) -> int:

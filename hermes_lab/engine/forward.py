@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
-from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
+from jaxtyping import Float, Int
+from torch import Tensor
 
 from hermes_lab.engine import upstream
-from hermes_lab.engine.attention import Enough, Knockout, Pass, PassKind, instrument, running, tap
-from hermes_lab.engine.cache import LayerState, StreamCache
+from hermes_lab.engine.attention import instrument, tap
+from hermes_lab.engine.cache import LayerState, StreamCache, empty
 from hermes_lab.engine.cursor import Cursor
-from hermes_lab.engine.hooks import HookBoard
+from hermes_lab.engine.passes import Enough, Pass, PassKind, Wants, running
 from hermes_lab.engine.rope import Rope
 from hermes_lab.engine.upstream import Tables
 from hermes_lab.errors import ModelError
@@ -23,19 +23,6 @@ from hermes_lab.models.base import Adapter
 from hermes_lab.segment import Segment
 
 PROOF_TOKENS, PROOF_STRIDE = 8, 37  # tokens and their distance in the pass that proves a model
-
-
-@dataclass(frozen=True)
-class Wants:
-    """What a caller wants from a forward pass besides its hidden states (see `attention.Pass`)."""
-
-    block_mask: Bool[Tensor, "new new"] | None = None
-    rows: slice | None = None
-    on_rows: Callable[[int, Tensor], None] | None = None
-    on_received: Callable[[int, Tensor], None] | None = None
-    knockouts: Sequence[Knockout] = ()
-    board: HookBoard | None = None
-    before_attention: Callable[[int, nn.Module, Tensor, Pass], None] | None = None
 
 
 class Engine:
@@ -60,7 +47,7 @@ class Engine:
 
     def new_cache(self) -> StreamCache:
         """An empty cache for this model."""
-        return StreamCache(self.layers, self.rope.axes, self.adapter.device)
+        return StreamCache([empty(self.rope.axes, self.adapter.device)] * self.layers)
 
     @torch.no_grad()
     def forward(
@@ -89,26 +76,7 @@ class Engine:
         board = wants.board if wants.board is not None and not wants.board.quiet else None
         if board is not None:
             tap(self.adapter)
-        current = Pass(
-            cache=cache,
-            kind=kind,
-            positions=positions,
-            tables=tables,
-            block_mask=wants.block_mask,
-            rows=wants.rows,
-            on_rows=wants.on_rows,
-            on_received=wants.on_received,
-            knockouts=wants.knockouts,
-            board=board,
-        )
-        if wants.before_attention is not None:
-            before = wants.before_attention
-
-            def before_attention(layer: int, module: nn.Module, hidden: Tensor) -> None:
-                before(layer, module, hidden, current)
-                cursors[layer] = None  # the step may have moved the layer: place again when done
-
-            current.before_attention = before_attention
+        current = Pass(cache, kind, positions, tables, replace(wants, board=board), cursors)
         first = positions[0][:, None] if self.rope.axes == 3 else positions[0]
         with running(current):
             hidden = upstream.run_decoder(
@@ -122,16 +90,10 @@ class Engine:
         names = ids if ids is not None else torch.full((len(segment),), -1)
         names = names.to(self.adapter.device)
         for layer, holder in enumerate(cache.stream_layers):
-            state = holder.state
-            cursor = cursors[layer]
+            cursor = current.cursors[layer]
             if cursor is None:
-                cursor = state.cursor.place(segment)[1]
-            holder.state = replace(
-                state.with_metadata(
-                    names, current.positions[layer], keys=state.keys, values=state.values
-                ),
-                cursor=cursor,
-            )
+                cursor = holder.state.cursor.place(segment)[1]
+            holder.settle(names, current.positions[layer], cursor)
         return hidden
 
     @torch.no_grad()
@@ -141,10 +103,7 @@ class Engine:
         segment: Segment,
         alive: Sequence[int],
         listener: Callable[[int], Callable[[int, Tensor], None] | None],
-        *,
-        block_mask: Bool[Tensor, "new new"] | None = None,
-        knockouts: Sequence[Knockout] = (),
-        before_attention: Callable[[int, nn.Module, Tensor], None] | None = None,
+        wants: Wants = Wants(),
     ) -> None:
         """Run transient tokens through the first layers for their attention alone; the cache stays as it is.
 
@@ -152,33 +111,25 @@ class Engine:
             alive: how many of the tokens, from the first, each layer works on: never more than the layer below,
                 and one entry for each layer up to the last that is read.
             listener: who receives (layer, pattern [query_head, row, key]) of a layer; None: nobody.
-            block_mask, knockouts, before_attention: see `attention.Pass`.
+            wants: what else is wanted; `on_rows` is the listener's.
 
         Raises:
             ModelError: a sliding-window layer would lose sight of what it holds.
         """
         self._check_window(cache.states, len(segment))
         positions, tables, _ = self.place(cache.states, segment, segment.embeds.dtype)
-        current = Pass(
-            cache=cache,
-            kind="guidance",
-            positions=positions,
-            tables=tables,
-            block_mask=block_mask,
-            knockouts=knockouts,
-            before_attention=before_attention,
-            last_layer=len(alive) - 1,
-        )
+        beside = cache.beside()
+        current = Pass(beside, "guidance", positions, tables, wants, last_layer=len(alive) - 1)
         hidden = segment.embeds[None]
-        with cache.transient(), running(current), suppress(Enough):
+        with running(current), suppress(Enough):
             for layer, rows in enumerate(alive):
                 if rows < hidden.shape[1]:
                     hidden = hidden[:, :rows]
                     current.narrow(rows)
-                current.on_rows = listener(layer)
+                current.wants = replace(current.wants, on_rows=listener(layer))
                 hidden = upstream.run_layer(
                     self.adapter.layers[layer],
-                    cache,
+                    beside,
                     hidden,
                     current.positions[layer][:1],
                     current.tables[layer],
@@ -258,14 +209,16 @@ class Engine:
         where = state.cursor.place(segment)[0].to(self.adapter.device)
         current.positions[layer] = where
         current.tables[layer] = self.rope.tables(where, layer, segment.embeds.dtype)
+        current.cursors[layer] = (
+            None  # the layer may have moved: it is placed again when the pass is over
+        )
 
 
 def _check_pass(current: Pass, new: int) -> None:
     """What must hold after each pass, whatever transformers does with our arguments."""
-    states = current.cache.states
-    upstream.check_served(current.served, len(states))
-    # ids of the new tokens follow when the pass is over, so `tokens` is what a layer held before it
-    upstream.check_grown([s.tokens for s in states], [s.stored for s in states], new)
+    layers = current.cache.stream_layers
+    upstream.check_served(current.served, len(layers))
+    upstream.check_grown([n.state.tokens for n in layers], [n.stored for n in layers], new)
 
 
 def _window(config: Any) -> int | None:

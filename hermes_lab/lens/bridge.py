@@ -21,18 +21,11 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 
 from hermes_lab.engine import upstream
-from hermes_lab.engine.attention import (
-    Knockout,
-    Pass,
-    current_pass,
-    mask_of,
-    pattern_of,
-    running,
-    weigh,
-)
+from hermes_lab.engine.attention import mask_of, pattern_of, weigh
 from hermes_lab.engine.cache import StreamCache
 from hermes_lab.engine.cursor import Cursor
 from hermes_lab.engine.forward import Engine
+from hermes_lab.engine.passes import Knockout, Pass, Wants, current_pass, running
 from hermes_lab.errors import LabError
 from hermes_lab.lens.fence import fenced
 from hermes_lab.lens.twin import twin_of
@@ -99,8 +92,7 @@ class SessionBridge:
         segment = engine.adapter.question(question)
         seen = question_pass(session, question, ())
         new = len(segment)
-        cache = engine.new_cache()
-        cache.states = [
+        before = [
             replace(
                 state,
                 keys=None if state.keys is None else state.keys[:, :, : state.tokens - new],
@@ -113,7 +105,7 @@ class SessionBridge:
             for state in seen.states
         ]
         positions = [state.positions[0, :, state.tokens - new :] for state in seen.states]
-        knockouts = tuple(session.knockouts)
+        cache, knockouts = StreamCache(before), session.knockouts
         with _serving(self.model, engine, cache, segment, positions, knockouts) as inputs:
             yield segment.embeds[None], inputs
 
@@ -133,13 +125,13 @@ def _serving(
         ModelError: a layer that ran attended to the new tokens alone: a bridge that forgets is never silent.
     """
     tables = [engine.rope.tables(at, n, segment.embeds.dtype) for n, at in enumerate(positions)]
-    current = Pass(cache, "question", list(positions), tables, knockouts=knockouts)
+    current = Pass(cache, "question", list(positions), tables, Wants(knockouts=knockouts))
     first = positions[0][:, None] if engine.rope.axes == 3 else positions[0]
     named = {upstream.cache_keyword(model.original_model): cache}
     with torch.no_grad(), running(current):
         yield named | {"position_ids": first, "use_cache": True}
-    ran = cache.states[: current.served]
-    held, now = [state.tokens for state in ran], [state.stored for state in ran]
+    ran = cache.stream_layers[: current.served]
+    held, now = [layer.state.tokens for layer in ran], [layer.stored for layer in ran]
     upstream.check_grown(held, now, len(segment))
 
 
@@ -243,8 +235,7 @@ def _prove(model: TransformerBridge, engine: Engine) -> None:
         engine.forward(cache, prefix, "prefix")
     cache.states = [replace(s, cursor=Cursor(s.cursor.next + PROOF_GAP)) for s in cache.states]
     positions = engine.place(cache.states, question, question.embeds.dtype)[0]
-    twin = engine.new_cache()
-    twin.states = cache.states
+    twin = cache.beside()
     expected = engine.logits(engine.forward(cache, question, "question"))
     with _serving(model, engine, twin, question, positions) as inputs:
         found = cast(Any, model)(question.embeds[None], **inputs)[0].float()

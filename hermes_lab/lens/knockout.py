@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from hermes_lab.engine.attention import Knockout, PassKind
+from hermes_lab.engine.passes import Knockout, PassKind
 from hermes_lab.errors import LabError, nearest
 from hermes_lab.lens.tokens import check_head, check_layer
 

@@ -16,9 +16,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from hermes_lab.engine import upstream
-from hermes_lab.engine.attention import Knockout, pattern_of
+from hermes_lab.engine.attention import pattern_of
 from hermes_lab.engine.cache import StreamCache
 from hermes_lab.engine.forward import Engine
+from hermes_lab.engine.passes import Knockout, Pass, Wants
 from hermes_lab.engine.upstream import Tables
 from hermes_lab.policies.base import Guidance
 from hermes_lab.segment import Segment, join
@@ -85,7 +86,7 @@ def _read_propagated(
             start, length = rows[name]
             on_rows(name, layer, pattern[:, start : start + length, : cached[layer]])
 
-    def project(layer: int, module: nn.Module, hidden: Tensor) -> None:
+    def project(_: Pass, layer: int, module: nn.Module, hidden: Tensor) -> None:
         if on_queries is None or not at[layer]:
             return
         queries = upstream.project(module, hidden, "q")[0]
@@ -102,9 +103,11 @@ def _read_propagated(
         join([segment for segment, _ in fed]),
         rows_alive,
         lambda layer: split if at[layer] else None,
-        block_mask=mask,
-        knockouts=knockouts,
-        before_attention=None if on_queries is None else project,
+        Wants(
+            block_mask=mask,
+            knockouts=knockouts,
+            before_attention=None if on_queries is None else project,
+        ),
     )
 
 

@@ -9,7 +9,8 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
-from hermes_lab.engine.forward import Engine, Wants
+from hermes_lab.engine.forward import Engine
+from hermes_lab.engine.passes import Wants
 from hermes_lab.errors import LabError
 from hermes_lab.snapshot import Answer
 from hermes_lab.stream import arguments, reading
@@ -64,7 +65,7 @@ def answer(run: Run, stream: StreamState, asked: Asked) -> Answer:
         ModelError: the model's activations are not finite.
     """
     started = run.clock()
-    engine, beside = run.engine, run.beside(stream)
+    engine, beside = run.engine, stream.beside()
     wanted = run.records if asked.attention is None else asked.attention
     summarizer = run.summarizer("question", beside) if wanted else None
     ids: list[int] = []
@@ -121,7 +122,7 @@ def generate(
     max_new_tokens: int,
     summarizer: Summarizer | None = None,
 ) -> Iterator[tuple[int, Tensor]]:
-    """Greedy answer on a stream of its own (`Run.beside`): (token id, the logits that chose it), one by one."""
+    """Greedy answer on a stream of its own (`StreamState.beside`): (token id, the logits that chose it), one by one."""
     wants = run.wants()
     reads = wants
     if summarizer is not None:
@@ -135,7 +136,7 @@ def generate(
 def prefill(
     run: Run, beside: StreamState, question: str, wants: Wants
 ) -> Float[Tensor, "new hidden"]:
-    """Prefill a question's turn on a stream of its own (`Run.beside`).
+    """Prefill a question's turn on a stream of its own (`StreamState.beside`).
 
     Raises:
         LabError: the question is empty or no text, or no frame was fed yet.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hermes_lab.engine import finite
-from hermes_lab.engine.forward import Wants
+from hermes_lab.engine.passes import Wants
 from hermes_lab.errors import PolicyError
 from hermes_lab.policies.base import Need
 from hermes_lab.retention import guidance, plain_answers

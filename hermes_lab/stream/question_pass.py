@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 from jaxtyping import Float
 from torch import Tensor
 
-from hermes_lab.engine.attention import Knockout
 from hermes_lab.engine.cache import LayerState
-from hermes_lab.engine.forward import Wants
+from hermes_lab.engine.passes import Knockout, Wants
 
 if TYPE_CHECKING:
     from hermes_lab.stream.session import StreamSession

@@ -1,6 +1,6 @@
 """How a question reads the memory: straight from the cache, over recalled tokens, or beside fresh frames.
 
-Everything here happens on `StreamState.for_reading()`: what a question does to its cache, the stream never sees.
+Everything here happens on `StreamState.beside()`: what a question does to its cache, the stream never sees.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from hermes_lab.engine import finite, upstream
-from hermes_lab.engine.attention import Pass
 from hermes_lab.engine.cache import Archive, LayerState, StreamCache
 from hermes_lab.engine.cursor import Cursor
-from hermes_lab.engine.forward import Engine, Wants
+from hermes_lab.engine.forward import Engine
 from hermes_lab.engine.hooks import HookBoard
+from hermes_lab.engine.passes import Pass, Wants
 from hermes_lab.engine.rope import compact_contiguous
 from hermes_lab.errors import PolicyError
 from hermes_lab.policies.base import Codec, Policy, RecallView
@@ -69,7 +69,7 @@ class Reader:
             cache.states = states
             return self.engine.forward(cache, question, "question", wants=wants)
 
-        def recall(layer: int, module: nn.Module, hidden: Tensor, current: Pass) -> None:
+        def recall(current: Pass, layer: int, module: nn.Module, hidden: Tensor) -> None:
             state = self._recalled(layer, module, hidden)
             state = self._without(state, first)
             if fresh is not None:

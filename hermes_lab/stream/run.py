@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from hermes_lab.engine.attention import Knockout
-from hermes_lab.engine.forward import Engine, Wants
+from hermes_lab.engine.forward import Engine
 from hermes_lab.engine.hooks import HookBoard
+from hermes_lab.engine.passes import Knockout, Wants
 from hermes_lab.policies.base import Policy
 from hermes_lab.retention.positions import PositionRule
 from hermes_lab.segment import Segment
@@ -85,10 +85,6 @@ class Run:
             group, lambda layer: stream.cache.stream_layers[layer].state, stream.table, self.engine.layers,
             self.engine.query_heads, stream.frames_seen, stream.now_s, keep,
         )  # fmt: skip
-
-    def beside(self, stream: StreamState) -> StreamState:
-        """The stream as it is now, on a cache of its own that a question may write to; tensors are shared."""
-        return stream.for_reading(self.engine.new_cache())
 
 
 def with_budget(run: Run, stream: StreamState, chunk: Segment) -> Run:

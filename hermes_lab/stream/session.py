@@ -23,9 +23,9 @@ import numpy.typing as npt
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from hermes_lab.engine.attention import Knockout
-from hermes_lab.engine.forward import Engine, Wants
+from hermes_lab.engine.forward import Engine
 from hermes_lab.engine.hooks import FwdHooks, HookBoard
+from hermes_lab.engine.passes import Knockout, Wants
 from hermes_lab.errors import LabError, reason_of
 from hermes_lab.lab import Lab
 from hermes_lab.policies.base import Policy
@@ -272,7 +272,7 @@ class StreamSession:
         asking.check(question, max_new_tokens)
 
         def start() -> Iterator[tuple[int, Tensor]]:
-            beside = self._run.beside(self._stream)
+            beside = self._stream.beside()
             return asking.generate(self._run, beside, question, max_new_tokens)
 
         return asking.texts(self.turns, start, self.engine.adapter.decode)
@@ -281,13 +281,13 @@ class StreamSession:
     def question_logits(self, question: str) -> Float[Tensor, "new vocabulary"]:
         """Logits at every token of the question's turn; the last row predicts the answer's first token."""
         run = self._run
-        hidden = asking.prefill(run, run.beside(self._stream), question, run.wants())
+        hidden = asking.prefill(run, self._stream.beside(), question, run.wants())
         return logits_of(run.engine, hidden, run.board)
 
     @turn
     def reading_stream(self) -> StreamState:
         """The stream on a cache of its own, which a question may write to; tensors are shared, not copied."""
-        return self._run.beside(self._stream)
+        return self._stream.beside()
 
     @turn
     def prefill_question(
@@ -298,7 +298,7 @@ class StreamSession:
         Raises:
             LabError: the question is empty, or no frame was fed yet.
         """
-        beside = self._run.beside(self._stream) if stream is None else stream
+        beside = self._stream.beside() if stream is None else stream
         return asking.prefill(self._run, beside, question, wants)
 
     # --- hooks ---------------------------------------------------------------------------------
@@ -478,9 +478,9 @@ class ForkedSession(StreamSession):
         self.lab, self.snapshot = other.lab, other.snapshot
         self.turns = Turns()
         self._recorder = None
-        engine = other.engine
-        self._run = replace(other.run, board=HookBoard(engine.layers), record_level="off")
-        self._stream = other.stream.fork(engine.new_cache())
+        board = HookBoard(other.engine.layers)
+        self._run = replace(other.run, board=board, record_level="off")
+        self._stream = other.stream.fork()
 
 
 def _rule(policy: Policy, positions: PositionRule | str | None) -> PositionRule:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from hermes_lab.brief import Brief
-from hermes_lab.engine.cache import LayerState, StreamCache
+from hermes_lab.engine.cache import LayerState
 from hermes_lab.engine.forward import Engine
 from hermes_lab.retention.standing import Standing
 from hermes_lab.segment import Segment
@@ -76,15 +76,14 @@ class StreamState(Standing):
     bound: bool = False
     said: frozenset[str] = frozenset()
 
-    def fork(self, cache: StreamCache) -> StreamState:
-        """A copy on `cache` (a new, empty one) that shares tensors; neither side sees the other's future."""
+    def fork(self) -> StreamState:
+        """A copy that shares tensors; neither side sees the other's future."""
         memory = copy.deepcopy(self.memory)
-        return replace(self.for_reading(cache), table=self.table.copy(), memory=memory)
+        return replace(self.beside(), table=self.table.copy(), memory=memory)
 
-    def for_reading(self, cache: StreamCache) -> StreamState:
-        """The same stream on `cache` (a new, empty one), for a question: what is done there stays there."""
-        cache.states = self.cache.states
-        return replace(self, cache=cache)
+    def beside(self) -> StreamState:
+        """The stream as it is now, on a cache of its own that a question may write to; tensors are shared."""
+        return replace(self, cache=self.cache.beside())
 
     def mark(self) -> Callable[[], None]:
         """A function that puts everything back, once, to where it is now."""

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 import hermes_lab
 from hermes_lab import StreamSession, lens
-from hermes_lab.engine.attention import current_pass
 from hermes_lab.engine.finite import all_finite, blame
+from hermes_lab.engine.passes import current_pass
 from hermes_lab.errors import ModelError, PolicyError
 from hermes_lab.lab import Lab
 from hermes_lab.policies.base import Guidance, Need

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from hermes_lab import StreamSession, lens
-from hermes_lab.engine.forward import Wants
+from hermes_lab.engine.passes import Wants
 from hermes_lab.errors import LabError
 from hermes_lab.lab import Lab
 from hermes_lab.policies.base import RecallView
