@@ -8,7 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.checkpoints import write_checkpoint
+from tests import shape_checks
+
+shape_checks.install()
+
+from tests.checkpoints import write_checkpoint  # noqa: E402  (imports the package)
 
 # A shell without job control, or nohup, starts its jobs with these ignored, and children inherit that: tests that send
 # them would see nothing happen.

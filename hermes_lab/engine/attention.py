@@ -153,7 +153,7 @@ def _own(mask: Tensor | None, current: Pass, new: int) -> Tensor | None:
 def pattern_of(
     query: Float[Tensor, "1 query_head row dim"],
     key: Float[Tensor, "1 kv_head token dim"],
-    mask: Bool[Tensor, "1 _ _ token"] | None,
+    mask: Bool[Tensor, "1 _ _ _seen"] | None,
     scale: float,
     on_scores: Callable[[Tensor], Tensor] | None = None,
     on_pattern: Callable[[Tensor], Tensor] | None = None,

@@ -42,7 +42,7 @@ class LayerState:
         ids: global token ids.
         positions: rotary positions, one row per rotary axis.
         cursor: where the next segment's positions start.
-        carried: per-token state of the policy, NaN where a token has none.
+        carried: per-token state of the policy, NaN where a token has none; for each KV head, or for all.
         archive: blocks of evicted tokens kept for recall, oldest first.
     """
 
@@ -51,7 +51,7 @@ class LayerState:
     ids: Int[Tensor, "head token"]
     positions: Int[Tensor, "head axis token"]
     cursor: Cursor = Cursor()
-    carried: Mapping[str, Float[Tensor, "head token"]] = field(default_factory=Frozen[str, Tensor])
+    carried: Mapping[str, Float[Tensor, "_head token"]] = field(default_factory=Frozen[str, Tensor])
     archive: tuple[Archive, ...] = ()
 
     @property
@@ -119,7 +119,7 @@ class LayerState:
 
 
 def select_layers(
-    states: Sequence[LayerState], indices: Sequence[Int[Tensor, "head kept"]]
+    states: Sequence[LayerState], indices: Sequence[Int[Tensor, "_head _kept"]]
 ) -> list[LayerState]:
     """`LayerState.select` of many layers; ids and positions of layers that are alike are gathered together."""
     chosen = list(states)

@@ -69,7 +69,7 @@ def check_logits(
 
 def check_rows(
     adapter: Adapter,
-    rows: Sequence[tuple[int, Float[Tensor, "query_head row token"]]],
+    rows: Sequence[tuple[int, Float[Tensor, "query_head row _token"]]],
     apart: bool = False,
 ) -> None:
     """Look at attention rows of a prompt's pass, which has no final hidden states: those of its last layer tell,

@@ -6,6 +6,7 @@ from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, get_args
 
+import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor
@@ -25,7 +26,7 @@ _PASSES = tuple(
 @contextmanager
 def knockout(
     session: StreamSession,
-    ids: Int[Tensor, " token"] | Sequence[int],
+    ids: Int[Tensor, " token"] | Int[np.ndarray, " token"] | Sequence[int],
     layers: int | Iterable[int] | None = None,
     heads: int | Iterable[int] | None = None,
     passes: Iterable[str] = ("question",),
@@ -51,7 +52,7 @@ def knockout(
 
 def make_knockout(
     session: StreamSession,
-    ids: Int[Tensor, " token"] | Sequence[int],
+    ids: Int[Tensor, " token"] | Int[np.ndarray, " token"] | Sequence[int],
     layers: int | Iterable[int] | None = None,
     heads: int | Iterable[int] | None = None,
     passes: Iterable[str] = ("question",),

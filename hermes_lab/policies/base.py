@@ -167,7 +167,7 @@ class Merged:
     keys: Float[Tensor, "kv_head new dim"]
     values: Float[Tensor, "kv_head new dim"]
     positions: Int[Tensor, "axis new"]
-    sources: tuple[Int[Tensor, " source"], ...]
+    sources: tuple[Int[Tensor, " _source"], ...]
     place: Literal["end", "sorted"] = "end"
 
 

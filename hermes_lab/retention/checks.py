@@ -191,7 +191,7 @@ def check_indices(
     layers: Sequence[Candidates],
     raw: Sequence[Any],
     most: Sequence[int] | None = None,
-) -> list[Int[Tensor, "head chosen"]]:
+) -> list[Int[Tensor, "_head _chosen"]]:
     """Ascending indices of tokens of some layers, for all heads alike or one row per KV head; at most `most` of them."""
     what = "a tensor of indices [head, token]"
     indices = [

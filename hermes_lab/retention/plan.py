@@ -40,14 +40,14 @@ class LayerPlan:
     Attributes:
         ids: global ids of the candidates.
         scores, terms: what was decided by, [head, token].
-        kept: indices of those that stay.
+        kept: indices of those that stay, for each KV head, or for all.
     """
 
     layer: int
     ids: Int[Tensor, "head token"]
     scores: FloatArray
     terms: Mapping[str, FloatArray]
-    kept: Int[Tensor, "head kept"]
+    kept: Int[Tensor, "_head kept"]
     merged: Merged | None
     budget: int
 
@@ -174,7 +174,7 @@ def _room(policy: Policy, layer: Candidates, budget: int) -> int:
 
 def _select(
     asked: _Asked, scores: Sequence[Scores], totals: Sequence[Tensor], counts: Sequence[int]
-) -> list[Int[Tensor, "head kept"]]:
+) -> list[Int[Tensor, "_head _kept"]]:
     """Checked indices of the candidates that each layer keeps."""
     policy, views = asked.policy, asked.views
     if type(policy).select is Policy.select:
@@ -198,8 +198,8 @@ def _merge(
 
 
 def _best(
-    totals: Sequence[Float[Tensor, "head token"]], counts: Sequence[int]
-) -> list[Int[Tensor, "head kept"]]:
+    totals: Sequence[Float[Tensor, "_head _token"]], counts: Sequence[int]
+) -> list[Int[Tensor, "_head _kept"]]:
     """`Policy.select` as it is by default, of all layers that are alike at once: ranking knows rows, not layers."""
     kept: list[Tensor] = [torch.empty(0)] * len(totals)
     keys = [(t.shape, t.dtype, t.device, n) for t, n in zip(totals, counts, strict=True)]

@@ -39,7 +39,7 @@ class Stream:
     cache: KeyValues
     reach: Int[Tensor, "stream token"]
     prefix: int
-    tapped: dict[int, Float[Tensor, "stream token width"]]
+    tapped: dict[int, Float[Tensor, "stream frame_token width"]]
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def watch(
     model: Any,
     features: Float[Tensor, "stream token width"],
     prefix_ids: Sequence[int],
-    positions: Int[Tensor, "*axis stream token"],
+    positions: Int[Tensor, "*axis stream all_tokens"],
     taps: Collection[int] = (),
 ) -> Stream:
     """One causal pass over prefix and frames; `taps` names layers to look in before.
@@ -173,7 +173,7 @@ def branch_pass(
 
 def answer_logits(
     model: Any, stream: Stream, groups: Sequence[Branches], heeds: Sequence[Heed] = ()
-) -> list[Float[Tensor, "label vocab"]]:
+) -> list[Float[Tensor, "_label vocab"]]:
     """Per group of branches, logits where a label is due, in row-major order of the labels.
 
     Grouping branches by the last frame that they see saves reading cache that none of them sees. `heeds`, one

@@ -139,7 +139,7 @@ class Teacher:
     def unexplained(
         self,
         frames: Float[Tensor, "stream frame 3 side side"],
-        tokens: Float[Tensor, "frame cell width"],
+        tokens: Float[Tensor, "stream cell width"],
     ) -> Tensor:
         """Share of the variance of the source's tokens that `tokens` miss (0: the same, 1: nothing of it)."""
         wanted = self(frames).view_as(tokens)

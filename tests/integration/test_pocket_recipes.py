@@ -152,8 +152,8 @@ def test_cells_are_named_by_the_words_nearest_to_their_tokens() -> None:
         cells * (1 + colour),
         cells * (1 + kind),
         torch.zeros(1, 2, 2),
-        torch.zeros(1),
-        torch.zeros(1),
+        torch.zeros(1, dtype=torch.long),
+        torch.zeros(1, dtype=torch.long),
     )
     loss, named = perception.name_cells(tokens, seen, words)
     assert named == 1.0

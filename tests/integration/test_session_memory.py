@@ -314,8 +314,9 @@ def test_every_token_of_an_answer_stands_where_it_should(model: Model, recalls: 
     assert len(steps) == len(answer.token_ids) > 1
     assert_same(steps[0], reader.feed(both.question())[-1])
     for token, logits in zip(answer.token_ids, steps[1:], strict=False):
-        segment = replace(both.question(), embeds=lab.adapter.embed(torch.tensor([token])))
-        segment = replace(segment, rel=torch.zeros(reader.axes, 1, dtype=torch.long))
+        embeds = lab.adapter.embed(torch.tensor([token]))
+        at_once = torch.zeros(reader.axes, 1, dtype=torch.long)
+        segment = replace(both.question(), embeds=embeds, rel=at_once)
         expected = reader.feed(segment)[-1]
         assert_same(logits, expected)
     assert_moved(steps[-1], steps[0])

@@ -360,9 +360,7 @@ def test_manifests_say_what_is_wrong_with_them(tmp_path: Path) -> None:
         "has recording format None": good | {"format_version": None},
         "was not written by HERMES Lab": good | {"format": "other"},
         "is incomplete": {k: v for k, v in good.items() if k != "model"},
-        "missing 1 required positional argument: 'seed'": {
-            k: v for k, v in good.items() if k != "seed"
-        },
+        r"missing .*required .*argument: 'seed'": {k: v for k, v in good.items() if k != "seed"},
     }
     for sentence, content in cases.items():
         path.write_text(json.dumps(content))

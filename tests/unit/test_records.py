@@ -54,7 +54,9 @@ def records() -> dict[str, Any]:
         "a summary from a recording": recording.steps[-1].attention[0],
         "scores": Scores(torch.zeros(1, 3)),
         "an admission": Admission(torch.arange(3)),
-        "a layer's state": LayerState(None, None, torch.zeros(1, 0), torch.zeros(1, 1, 0)),
+        "a layer's state": LayerState(
+            None, None, torch.zeros(1, 0).long(), torch.zeros(1, 1, 0).long()
+        ),
     }
 
 
