@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from hermes_lab.engine import upstream
 from hermes_lab.training.config import TOKENS_PER_FRAME
 
 KeyValues = list[tuple[Tensor, Tensor]]
@@ -59,11 +60,6 @@ class Branches:
     frame: Int[Tensor, "stream branch"]
 
 
-def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    half = x.shape[-1] // 2
-    return x * cos + torch.cat((-x[..., half:], x[..., :half]), -1) * sin
-
-
 def _qkv(layer: Any, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Queries (stream, kv head, group, token, dim), scaled; keys and values (stream, kv head, token, dim)."""
     attention = layer.self_attn
@@ -73,8 +69,8 @@ def _qkv(layer: Any, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tenso
     k = attention.k_proj(normed).view(shape).transpose(1, 2)
     v = attention.v_proj(normed).view(shape).transpose(1, 2)
     cos, sin = cos.to(q.dtype), sin.to(q.dtype)
-    q = _rotate(q, cos, sin) * attention.scaling
-    return q.unflatten(1, (k.shape[1], -1)), _rotate(k, cos, sin), v
+    q = upstream.turn(q, cos, sin) * attention.scaling
+    return q.unflatten(1, (k.shape[1], -1)), upstream.turn(k, cos, sin), v
 
 
 def _finish(layer: Any, x: Tensor, mixed: Tensor) -> Tensor:
