@@ -286,7 +286,12 @@ def internvl(layers: int) -> Spec:
     side = 32
     config = {
         "model_type": "internvl",
-        "text_config": _text("qwen2", layers),
+        # as InternVL3 has it: frequencies that change beyond the model's length
+        "text_config": _text(
+            "qwen2",
+            layers,
+            rope_parameters={"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0},
+        ),
         "vision_config": {
             "hidden_size": 32,
             "intermediate_size": 48,

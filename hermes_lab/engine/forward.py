@@ -41,9 +41,9 @@ class Engine:
 
     @property
     def position_limit(self) -> int:
-        """Positions that every layer can look back over: the model's own limit, or its sliding window."""
-        limit = self.adapter.max_positions
-        return limit if self.window is None else min(limit, self.window)
+        """Positions that every layer can look back over: the model's own limit, its rope's or its sliding window."""
+        known = (self.adapter.max_positions, self.rope.limit, self.window)
+        return min(limit for limit in known if limit is not None)
 
     def new_cache(self) -> StreamCache:
         """An empty cache for this model."""

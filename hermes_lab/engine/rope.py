@@ -20,11 +20,17 @@ from hermes_lab.models.base import Adapter
 
 
 class Rope:
-    """Rotary tables of one model, by layer where layers differ (Gemma 3)."""
+    """Rotary tables of one model, by layer where layers differ (Gemma 3).
+
+    Attributes:
+        axes: rotary axes: 1, or 3 for M-RoPE.
+        limit: positions within which the tables are those of the model; None: all.
+    """
 
     def __init__(self, adapter: Adapter) -> None:
         self.axes = adapter.rotary_axes
-        self._module = adapter.rotary
+        fixed = upstream.fixed_rotary(adapter.rotary)
+        self._module, self.limit = fixed.module, fixed.limit
         kinds = cast("list[str] | None", getattr(adapter.text_config, "layer_types", None))
         typed = upstream.takes_layer_type(self._module) and kinds
         self._kinds: list[str | None] = list(kinds or ()) if typed else [None] * len(adapter.layers)

@@ -8,6 +8,7 @@ version number, and what the engine relies on is checked after each pass (see th
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -228,6 +229,47 @@ def rotary_tables(
     like = torch.empty(1, dtype=dtype, device=positions.device)
     extra = () if layer_type is None else (layer_type,)
     return cast(Tables, cast(Any, rotary)(like, where, *extra))
+
+
+@dataclass(frozen=True)
+class FixedRotary:
+    """A rotary module whose frequencies stay as they are.
+
+    Attributes:
+        module: called as the model's own.
+        limit: positions within which its tables are the model's own; None: all.
+    """
+
+    module: nn.Module
+    limit: int | None
+
+
+def fixed_rotary(rotary: nn.Module) -> FixedRotary:
+    """A copy of a rotary module that keeps the frequencies it was made with.
+
+    Some variants change them with the largest position they have seen: "dynamic" beyond the model's length, "longrope"
+    beyond the length it was first trained for. Keys that were cached before would then be turned by other tables
+    than they were made with, and, since streams share the model's module, in other streams too.
+    """
+    fixed = copy.deepcopy(rotary)
+    own: Any = fixed
+    known = getattr(rotary, "rope_type", "default")
+    kinds: dict[str | None, str] = known if isinstance(known, dict) else {None: str(known)}
+    limits: list[int] = []
+    for layer_type, kind in kinds.items():
+        if "dynamic" not in kind and kind != "longrope":
+            continue
+        prefix = "" if layer_type is None else f"{layer_type}_"
+        settings = own.config.rope_parameters
+        settings = settings if layer_type is None else settings[layer_type]
+        length = settings.get("original_max_position_embeddings") if kind == "longrope" else None
+        limits.append(int(length or own.original_max_seq_len))
+        frequencies = getattr(own, f"{prefix}inv_freq")
+        original = getattr(own, f"{prefix}original_inv_freq").to(frequencies)
+        fixed.register_buffer(f"{prefix}inv_freq", original.clone(), persistent=False)
+    if limits:  # a kind that nothing recomputes
+        own.rope_type = dict.fromkeys(kinds, "default") if isinstance(known, dict) else "default"
+    return FixedRotary(fixed, min(limits, default=None))
 
 
 def turn(

@@ -1,7 +1,8 @@
 """Position rules: when and how the tokens that survived a decision are renumbered.
 
 keep        original positions for ever.
-lazy        original positions; compacted only when the largest nears the model's limit (HERMES, App. E).
+lazy        original positions; compacted only when the largest nears the model's limit (HERMES, App. E), and
+            before a chunk that would cross it.
 eager       compacted after every decision, axis by axis (HERMES, App. E).
 contiguous  renumbered 0, 1, 2, ... after every decision on all axes alike (StreamingLLM); differs from
             eager on M-RoPE models only, where it gives up the rows and columns.
@@ -21,6 +22,7 @@ from hermes_lab.engine.cache import LayerState
 from hermes_lab.engine.cursor import Cursor
 from hermes_lab.engine.rope import Rope, compact_contiguous, compact_ranks
 from hermes_lab.errors import PolicyError, nearest
+from hermes_lab.segment import Segment
 
 LAZY_MARGIN = 1024  # positions left below the limit when lazy compaction steps in (HERMES' code)
 
@@ -58,6 +60,15 @@ def due(rule: PositionRule, states: Sequence[LayerState], limit: int, decided: b
     if rule is PositionRule.LAZY:
         return any(state.cursor.next > lazy_threshold(limit) for state in states)
     return decided and rule in (PositionRule.EAGER, PositionRule.CONTIGUOUS)
+
+
+def due_before(
+    rule: PositionRule, states: Sequence[LayerState], limit: int, entering: Segment
+) -> bool:
+    """Whether positions are to be compacted before a chunk, which would reach beyond the limit in some layer."""
+    if rule is not PositionRule.LAZY:
+        return False
+    return any(state.cursor.place(entering)[1].next > limit for state in states)
 
 
 def reindex(

@@ -52,6 +52,10 @@ def take_step(run: Run, stream: StreamState, chunk: Segment, encode_s: float = 0
     first_frame = stream.frames_seen
     watch = _Watch(run)
     entering = enter(run, stream, chunk)
+    limit = run.engine.position_limit
+    moved: tuple[int, ...] = ()
+    if positions.due_before(run.positions, stream.cache.states, limit, entering.segment):
+        moved = _reindex(run, stream)
     decide_s = watch.lap()
     read = Evidence.empty(run.engine.layers)
     summaries = evidence.prefill(run, stream, entering, read)
@@ -69,7 +73,8 @@ def take_step(run: Run, stream: StreamState, chunk: Segment, encode_s: float = 0
         probe_s = watch.lap()
         with finite.blame(run.engine.adapter, stream.cache, run.board):
             decisions = _decide(run, stream, read, budgets)
-    moved = _reindex(run, stream, bool(decisions))
+    if positions.due(run.positions, stream.cache.states, limit, bool(decisions)):
+        moved = tuple(sorted({*moved, *_reindex(run, stream)}))
     decide_s += watch.lap()
     notes = (*run.notes, *_beyond(run, stream), *_judge_budget(run, stream, entering, budgets))
     snapshot = _snapshot(
@@ -187,17 +192,16 @@ def _judge_budget(
 
 
 # --- positions -----------------------------------------------------------------------------------
-def _reindex(run: Run, stream: StreamState, decided: bool) -> tuple[int, ...]:
-    """Move tokens up where the position rule says so; the layers where any moved."""
+def _reindex(run: Run, stream: StreamState) -> tuple[int, ...]:
+    """Move tokens up by the position rule; the layers where any moved."""
     moved: list[int] = []
-    if positions.due(run.positions, stream.cache.states, run.engine.position_limit, decided):
-        for layer, holder in enumerate(stream.cache.stream_layers):
-            before = holder.state
-            holder.state = positions.reindex(
-                run.positions, before, layer, run.engine.rope, stream.protected
-            )
-            if holder.state is not before:
-                moved.append(layer)
+    for layer, holder in enumerate(stream.cache.stream_layers):
+        before = holder.state
+        holder.state = positions.reindex(
+            run.positions, before, layer, run.engine.rope, stream.protected
+        )
+        if holder.state is not before:
+            moved.append(layer)
     return tuple(moved)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -83,12 +85,100 @@ def test_an_extended_rotary_variant_scales_keys_once() -> None:
     assert_moved(moved / rotary.attention_scaling, rotated[1])
 
 
+def with_rope(lengthening: dict[str, Any], positions: int = 256) -> tuple[Rope, Any]:
+    """The engine's rope and the model's own module, of a decoder whose frequencies depend on the length."""
+    config = Qwen2Config(
+        hidden_size=64, num_attention_heads=4, head_dim=16, max_position_embeddings=positions,
+        rope_parameters={"rope_theta": 10000.0, **lengthening},
+    )  # fmt: skip
+    rotary: Any = Qwen2RotaryEmbedding(config)
+    adapter: Any = SimpleNamespace(
+        rotary_axes=1, rotary=rotary, device=torch.device("cpu"), text_config=config, layers=[0]
+    )
+    return Rope(adapter), rotary
+
+
+LENGTHENING = {
+    "dynamic": ({"rope_type": "dynamic", "factor": 2.0}, 256),
+    "longrope": (
+        {
+            "rope_type": "longrope", "factor": 4.0, "original_max_position_embeddings": 64,
+            "short_factor": [1.0] * 8, "long_factor": [4.0] * 8, "attention_factor": 1.0,
+        },
+        64,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", LENGTHENING)
+def test_a_rope_that_depends_on_the_length_turns_keys_by_the_tables_they_were_made_with(
+    kind: str,
+) -> None:
+    lengthening, limit = LENGTHENING[kind]
+    rope, own = with_rope(lengthening)
+    assert rope.limit == limit
+    raw = torch.randn(1, 2, 30, 16, generator=torch.Generator().manual_seed(0))
+    old, new = torch.arange(20, 50)[None], torch.arange(30)[None]
+    rotated = [apply_rotary_pos_emb(raw, raw, *own(raw, at))[1][0] for at in (old, new)]
+    far = torch.arange(600)[None]
+    before = rope.tables(far, 0)
+    changed = own(raw, far)  # the decoder's own call, or another stream, goes beyond the length
+    assert_moved(changed[0], before[0])
+    assert_same(rope.rotate(rotated[0], old[None], new[None], 0), rotated[1])
+    assert_same(rope.tables(far, 0)[0], before[0])
+
+
+def test_a_rope_that_never_changes_has_no_limit_of_its_own(model: Model) -> None:
+    rope = model[0].engine.rope
+    dynamic = model[0].adapter.family == "internvl"
+    assert rope.limit == (4096 if dynamic else None)
+
+
 def short(checkpoint: Callable[..., Path], family: str, limit: int = LIMIT) -> Model:
     """A lab of its own whose model was made for a few positions only."""
     folder = checkpoint(family)
     lab = hermes_lab.load(folder)
     lab.adapter.text_config.max_position_embeddings = limit
     return lab, folder
+
+
+def test_positions_are_compacted_before_a_chunk_that_would_cross_the_limit(
+    checkpoint: Callable[..., Path], tmp_path: Path
+) -> None:
+    """A chunk far longer than the margin, on a model whose own frequencies change beyond its limit."""
+    folder, limit = tmp_path / "internvl", 300
+    shutil.copytree(checkpoint("internvl"), folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["text_config"]["max_position_embeddings"] = limit
+    (folder / "config.json").write_text(json.dumps(config))
+    lab, literal = hermes_lab.load(folder), Literal(folder)
+    session = StreamSession(lab, "fifo(budget_tokens=60)", positions="lazy")
+    raw: list[torch.Tensor] = []  # keys of the first layer by token id, before they are turned
+    ahead = 0
+    for step in range(8):
+        next_before = session.stream.cache.states[0].cursor.next
+        with session.hooks([("blocks.0.attn.hook_k", lambda keys, hook: raw.append(keys[0]))]):
+            snapshot = session.feed(noise(24, step))
+        ahead += next_before + len(snapshot.new_ids) > limit
+        assert max(s.cursor.next for s in session.stream.cache.states) <= limit
+        assert not snapshot.notes
+        state = session.stream.cache.states[0]
+        assert state.keys is not None
+        held = state.ids[0, session.protected_tokens :] - session.protected_tokens
+        positions = state.positions[0, :, session.protected_tokens :]
+        for head in range(2):
+            expected = literal.rotate(torch.cat(raw)[held, head].double(), positions, 0)
+            assert_same(state.keys[0, head, session.protected_tokens :], expected)
+    assert ahead  # without compaction the chunk would have crossed the limit
+
+
+@pytest.mark.parametrize("family", ["llava_onevision", "qwen2_5_vl"])
+def test_a_chunk_that_fits_is_not_preceded_by_a_compaction(
+    checkpoint: Callable[..., Path], family: str
+) -> None:
+    lab, _ = short(checkpoint, family, 4000)
+    session = StreamSession(lab, "fifo(budget_tokens=60)", positions="lazy")
+    assert not any(session.feed(noise(4, step)).reindexed for step in range(4))
 
 
 @pytest.mark.parametrize(

@@ -161,7 +161,8 @@ class Literal:
         rope, half = self._rope(layer), self.dim // 2
         # float32 up to the angle: that rounding belongs to the model, which was trained with it
         inverse = 1.0 / rope["rope_theta"] ** (torch.arange(0, self.dim, 2).float() / self.dim)
-        inverse = inverse / rope.get("factor", 1.0)
+        if rope["rope_type"] != "dynamic":  # which divides beyond the model's length only
+            inverse = inverse / rope.get("factor", 1.0)
         axis = torch.zeros(half, dtype=torch.long)  # which of t, h, w turns each pair
         if rope.get("mrope_interleaved"):
             _, rows, cols = rope["mrope_section"]
