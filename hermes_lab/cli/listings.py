@@ -41,7 +41,10 @@ def _bold(name: str, rest: str) -> Text:
 
 
 def policies(
-    name: Annotated[str | None, typer.Argument(help="Show the fields of one policy.")] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(help="Show one policy and its fields; options in brackets count."),
+    ] = None,
     as_json: Json = False,
     table: Annotated[
         bool, typer.Option("--table", help="Compare mechanisms, needs, sources and licences.")
@@ -55,8 +58,7 @@ def policies(
 
         say(policy_table())
         return
-    names = registry.names() if name is None else [registry.info(name).name]
-    infos = [registry.info(n) for n in names]
+    infos = [registry.info(n) for n in (registry.names() if name is None else [name])]
     if as_json:
         print_json([_described(info) for info in infos])
         return

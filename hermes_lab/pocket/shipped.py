@@ -35,11 +35,15 @@ def shipped_path(name: str = "pocket") -> Path:
     return WEIGHTS / name
 
 
-@cache
 def card(name: str) -> dict[str, Any]:
     """What training wrote about a shipped model; empty where nothing was written."""
+    return json.loads(_card_text(name))
+
+
+@cache
+def _card_text(name: str) -> str:
     path = WEIGHTS / name / CARD
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return path.read_text(encoding="utf-8") if path.exists() else "{}"
 
 
 def describe(name: str) -> str:

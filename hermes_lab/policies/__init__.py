@@ -15,6 +15,7 @@ from hermes_lab.policies.registry import (
     unregister,
 )
 from hermes_lab.policies.settings import FieldInfo, setting
+from hermes_lab.policies.traits import computed
 
 __all__ = [
     "FieldInfo",
@@ -25,6 +26,7 @@ __all__ = [
     "PolicyInfo",
     "ReadPlan",
     "Scores",
+    "computed",
     "from_config",
     "get",
     "info",

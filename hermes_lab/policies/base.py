@@ -25,8 +25,12 @@ from hermes_lab.codec import Codec as Codec
 from hermes_lab.errors import PolicyError
 from hermes_lab.frozen import Frozen
 from hermes_lab.policies.late import Late
+from hermes_lab.policies.ranking import minmax as minmax
+from hermes_lab.policies.ranking import top_newest as top_newest
 from hermes_lab.policies.settings import setting as setting
+from hermes_lab.policies.settings import settle as settle
 from hermes_lab.policies.settings import validate
+from hermes_lab.policies.traits import computed as computed
 
 UNBOUNDED = 2**31 - 1  # a layer's budget where the limit is not in tokens
 
@@ -131,6 +135,11 @@ class LayerView:
     def filled_frame(self) -> Int[Tensor, "head token"]:
         """Frame of each token; one without a frame (a separator, a summary) goes with the one before it."""
         return self.frame.long().clamp(min=0).cummax(-1).values
+
+    def budget(self, own: int | None) -> int:
+        """Tokens that the layer may hold: the view's budget, else the policy's `own`, else all there are."""
+        given = own if self.budget_tokens is None else self.budget_tokens
+        return self.tokens if given is None else given
 
     def keys_unrotated(self) -> Float[Tensor, "kv_head token dim"]:
         """Keys before rotation (rotated back to position 0 on every axis)."""
@@ -242,8 +251,8 @@ class RecallView:
 class Policy:
     """A retention policy: which tokens each layer keeps. See the module docstring for the axes.
 
-    Class attributes say what the engine should know; a policy made of others (see `combine`) sets them on the
-    instance, so the engine reads them from the instance.
+    Class attributes say what the engine should know. Where one follows from the fields it is `computed` from them;
+    the engine reads all of them from the instance.
 
     Attributes:
         budget_tokens: video tokens that a layer may hold after a decision; None: the session settles it at its
@@ -256,7 +265,9 @@ class Policy:
         minimum=1,
     )
 
-    name: ClassVar[str] = ""  # as in `--policy`
+    name: ClassVar[str] = (
+        ""  # as in `--policy`; a file of this package lends its name to a class that says none
+    )
     title: ClassVar[str] = ""  # one line for listings
     source: ClassVar[str] = ""  # paper id and section, or "baseline"
     licence: ClassVar[str] = ""  # licence of the original code, if any was published
@@ -273,6 +284,11 @@ class Policy:
         "rows"  # what `LayerView.attention` keeps: every row, means over rows, or over heads too
     )
     granularity: ClassVar[str] = ""  # unit of the decision, where it is not a token
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "name" not in vars(cls) and cls.__module__.startswith(f"{__package__}."):
+            cls.name = cls.__module__.rpartition(".")[2]
 
     def __post_init__(self) -> None:
         """Check every field against its `setting`; subclasses with rules of their own call this first."""
@@ -376,26 +392,3 @@ def plain(value: Any) -> Any:
     if isinstance(value, tuple):
         return tuple(plain(v) for v in cast("tuple[Any, ...]", value))
     return value
-
-
-def top_newest(total: Float[Tensor, "head token"], count: int) -> Int[Tensor, "head kept"]:
-    """Indices of the `count` largest values of each head in temporal order; ties go to the newer token."""
-    tokens = total.shape[-1]
-    if count >= tokens:
-        return torch.arange(tokens, device=total.device).expand(total.shape[0], tokens)
-    if count <= 0:
-        return torch.empty(total.shape[0], 0, dtype=torch.long, device=total.device)
-    least = total.kthvalue(tokens - count + 1, dim=-1, keepdim=True).values
-    best = (total >= least).nonzero()[:, 1]
-    if best.shape[0] > total.shape[0] * count:  # several share the least value: some must go
-        above, equal = total > least, total == least
-        room = count - above.sum(-1, keepdim=True)
-        newest = equal.flip(-1).cumsum(-1).flip(-1) <= room
-        best = (above | (equal & newest)).nonzero()[:, 1]
-    return best.reshape(total.shape[0], count)
-
-
-def minmax(values: Float[Tensor, "head token"], eps: float = 1e-6) -> Float[Tensor, "head token"]:
-    """Scale each head's values to [0, 1]; `eps` is added to the range (HERMES' normalisation, §3.1)."""
-    low, high = values.aminmax(dim=-1, keepdim=True)
-    return (values - low) / (high - low + eps)

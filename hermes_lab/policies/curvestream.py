@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -54,13 +54,12 @@ class CurveStream(Policy):
         minimum=1,
     )
 
-    name: ClassVar[str] = "curvestream"
-    title: ClassVar[str] = "frames where the feature curve turns, newest first out last"
-    source: ClassVar[str] = "CurveStream (arXiv 2603.19571)"
-    licence: ClassVar[str] = "none published"
-    needs: ClassVar[frozenset[Need]] = frozenset({Need.FEATURES})
-    granularity: ClassVar[str] = "frame"
-    default_positions: ClassVar[str] = "eager"
+    title = "frames where the feature curve turns, newest first out last"
+    source = "CurveStream (arXiv 2603.19571)"
+    licence = "none published"
+    needs = frozenset({Need.FEATURES})
+    granularity = "frame"
+    default_positions = "eager"
 
     def admit(self, arrival: Arrival, memory: dict[str, Any]) -> Admission | None:
         """Whole, coarse or not at all, frame by frame; `memory` holds the last features and the running moments."""

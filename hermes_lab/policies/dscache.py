@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 from jaxtyping import Int
 from torch import Tensor
@@ -16,6 +15,7 @@ from hermes_lab.policies.base import (
     ReadPlan,
     RecallView,
     Scores,
+    computed,
     setting,
 )
 from hermes_lab.policies.gates import recency
@@ -45,16 +45,12 @@ class DSCache(Policy):
         1, "Every n-th frame of the cumulative cache is read (released option ls_n).", minimum=1
     )
 
-    name: ClassVar[str] = "dscache"
-    title: ClassVar[str] = "sliding cache of frames, last frames read afresh"
-    source: ClassVar[str] = "DSCache (arXiv 2605.01858)"
-    licence: ClassVar[str] = "no licence file"
-    granularity: ClassVar[str] = "frame"
-    default_positions: ClassVar[str] = "eager"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        object.__setattr__(self, "recalls", self.stride > 1)
+    title = "sliding cache of frames, last frames read afresh"
+    source = "DSCache (arXiv 2605.01858)"
+    licence = "no licence file"
+    granularity = "frame"
+    default_positions = "eager"
+    recalls = computed(lambda policy: policy.stride > 1)
 
     def budgets(self, layers: int) -> list[int] | None:
         """The budget, if any; the limit itself is in frames."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from jaxtyping import Int
 from torch import Tensor
@@ -20,9 +19,8 @@ class Fifo(Policy):
         False, "Keep only frames that fit whole; the rest of the budget stays empty."
     )
 
-    name: ClassVar[str] = "fifo"
-    title: ClassVar[str] = "newest tokens"
-    source: ClassVar[str] = "baseline"
+    title = "newest tokens"
+    source = "baseline"
 
     def score(self, view: LayerView) -> Scores:
         """Age alone: the rank of each token in temporal order, newest highest."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from hermes_lab.policies.base import (
@@ -48,10 +50,9 @@ class FluxMem(Policy):
         True, "Merge within frames (SDC of the paper); False: the temporal step alone."
     )
 
-    name: ClassVar[str] = "fluxmem"
-    title: ClassVar[str] = "novel against neighbouring frames, merged within a frame"
-    source: ClassVar[str] = "FluxMem (arXiv 2603.02096)"
-    licence: ClassVar[str] = "Apache-2.0"
+    title = "novel against neighbouring frames, merged within a frame"
+    source = "FluxMem (arXiv 2603.02096)"
+    licence = "Apache-2.0"
 
     def admit(self, arrival: Arrival, memory: dict[str, Any]) -> Admission | None:
         """Novel tokens of each frame, components merged; markers stay."""
@@ -151,17 +152,15 @@ def _merge_components(
 
 
 def components(frame: _Frame) -> Int[Tensor, " cell"]:
-    """Component of each token: neighbours on the grid (eight each) whose distance is within Otsu's threshold."""
-    label = torch.arange(len(frame.rows), device=frame.rows.device)
+    """Component of each token: neighbours on the grid (eight each) whose distance is within Otsu's threshold.
+
+    Components are numbered in the order of their first tokens.
+    """
     distance = (1 - frame.units @ frame.units.T).clamp(0, 2)
     pairs = _near(frame, frame).triu(1)
     threshold = otsu(distance[pairs])
     if threshold is None:
-        return label
-    linked = pairs & (distance <= threshold)
-    linked = linked | linked.T | torch.eye(len(label), dtype=torch.bool, device=label.device)
-    while True:  # every token takes the smallest label among its neighbours until nothing changes
-        smallest = torch.where(linked, label[None], len(label)).amin(-1)
-        if torch.equal(smallest, label):
-            return label
-        label = smallest
+        return torch.arange(len(pairs), device=pairs.device)
+    linked = (pairs & (distance <= threshold)).cpu().numpy()
+    _, label = connected_components(csr_array(linked), directed=False)
+    return torch.from_numpy(label).long().to(pairs.device)

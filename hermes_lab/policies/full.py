@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from hermes_lab.errors import PolicyError
 from hermes_lab.policies.base import LayerView, Policy, Scores
@@ -13,9 +12,8 @@ from hermes_lab.policies.base import LayerView, Policy, Scores
 class Full(Policy):
     """Keep every token; the cache grows with the stream. Source: baseline."""
 
-    name: ClassVar[str] = "full"
-    title: ClassVar[str] = "keep everything"
-    source: ClassVar[str] = "baseline"
+    title = "keep everything"
+    source = "baseline"
 
     def __post_init__(self) -> None:
         super().__post_init__()

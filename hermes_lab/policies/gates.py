@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -58,10 +58,10 @@ class EveryNth(Policy):
 
     stride: int = setting(2, "Frames from one that is admitted to the next.", minimum=1)
 
-    name: ClassVar[str] = "every_nth"
-    title: ClassVar[str] = "admit every n-th frame"
-    source: ClassVar[str] = "baseline"
-    granularity: ClassVar[str] = "frame"
+    name = "every_nth"
+    title = "admit every n-th frame"
+    source = "baseline"
+    granularity = "frame"
 
     def admit(self, arrival: Arrival, memory: dict[str, Any]) -> Admission | None:
         """The first frame of the stream and every n-th after it."""
@@ -92,12 +92,12 @@ class MergeSimilar(Policy):
         maximum=1.0,
     )
 
-    name: ClassVar[str] = "merge_similar"
-    title: ClassVar[str] = "average consecutive frames that look alike"
-    source: ClassVar[str] = "StreamMem (arXiv 2508.15717), input filter"
-    licence: ClassVar[str] = "none published"
-    granularity: ClassVar[str] = "frame"
-    needs: ClassVar[frozenset[Need]] = frozenset({Need.FEATURES})
+    name = "merge_similar"
+    title = "average consecutive frames that look alike"
+    source = "StreamMem (arXiv 2508.15717), input filter"
+    licence = "none published"
+    granularity = "frame"
+    needs = frozenset({Need.FEATURES})
 
     def admit(self, arrival: Arrival, memory: dict[str, Any]) -> Admission | None:
         """One frame for each run."""

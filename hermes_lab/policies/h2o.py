@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -34,12 +33,11 @@ class H2O(Policy):
         maximum=1.0,
     )
 
-    name: ClassVar[str] = "h2o"
-    title: ClassVar[str] = "most attention received so far"
-    source: ClassVar[str] = "H2O (arXiv 2306.14048)"
-    licence: ClassVar[str] = "Apache-2.0 (kvpress)"
-    needs: ClassVar[frozenset[Need]] = frozenset({Need.RECEIVED_ATTENTION})
-    per_head: ClassVar[bool] = True
+    title = "most attention received so far"
+    source = "H2O (arXiv 2306.14048)"
+    licence = "Apache-2.0 (kvpress)"
+    needs = frozenset({Need.RECEIVED_ATTENTION})
+    per_head = True
 
     def observe(self, view: LayerView) -> Mapping[str, Float[Tensor, "head token"]]:
         """Running sum of attention received, and of the queries that could have given it."""
@@ -58,8 +56,7 @@ class H2O(Policy):
         """Attention received, averaged over the queries that saw the token."""
         total, queries = view.carried["h2o_sum"], view.carried["h2o_queries"]
         received = total / queries.clamp_min(1) if self.average else total
-        budget = view.budget_tokens or self.budget_tokens or view.tokens
-        recent = newest(int(self.recent_share * budget), received)
+        recent = newest(int(self.recent_share * view.budget(self.budget_tokens)), received)
         return Scores(
             lifted(received, recent), {"received": received, "recent": recent.to(received.dtype)}
         )

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -26,9 +26,12 @@ from hermes_lab.policies.base import (
     Need,
     Policy,
     Scores,
+    computed,
     minmax,
     setting,
 )
+from hermes_lab.policies.parts.scoring import DEEP_FROM, SHALLOW_UNTIL, band_of, edges_of, whole
+from hermes_lab.policies.parts.summary import behind_kept, evicted, folded
 
 Band = Literal["shallow", "middle", "deep"]
 BANDS: tuple[Band, ...] = ("shallow", "middle", "deep")
@@ -45,10 +48,13 @@ class Hermes(Policy):
 
     # --- bands (§3.1) ----------------------------------------------------------------------
     shallow_fraction: float = setting(
-        0.1, "Share of the layers that is shallow, rounded down (§3.1).", minimum=0, maximum=1
+        SHALLOW_UNTIL,
+        "Share of the layers that is shallow, rounded down (§3.1).",
+        minimum=0,
+        maximum=1,
     )
     deep_fraction: float = setting(
-        0.7, "Depth from which layers are deep, rounded down (§3.1).", minimum=0, maximum=1
+        DEEP_FROM, "Depth from which layers are deep, rounded down (§3.1).", minimum=0, maximum=1
     )
     shallow_until: int | None = setting(
         None, "First layer that is not shallow, in place of the fraction.", minimum=0
@@ -148,14 +154,17 @@ class Hermes(Policy):
         "Question: {question} Answer: {answer}", "How the last round is written (released code)."
     )
 
-    name: ClassVar[str] = "hermes"
-    title: ClassVar[str] = "recent in shallow layers, relevant in deep ones, smoothed across"
-    source: ClassVar[str] = "HERMES (arXiv 2601.14724)"
-    licence: ClassVar[str] = "MIT"
-    needs: ClassVar[frozenset[Need]] = frozenset({Need.GUIDANCE, Need.KEYS, Need.VALUES})
-    attention_detail: ClassVar[Literal["rows", "heads", "mean"]] = "mean"
-    default_positions: ClassVar[str] = "lazy"
-    presets: ClassVar[tuple[str, ...]] = ("paper", "released")
+    title = "recent in shallow layers, relevant in deep ones, smoothed across"
+    source = "HERMES (arXiv 2601.14724)"
+    licence = "MIT"
+    needs = computed(  # keys and values are read for the summary token alone
+        lambda policy: (
+            frozenset({Need.GUIDANCE}) | ({Need.KEYS, Need.VALUES} if policy.summary else set())
+        )
+    )
+    attention_detail = "mean"
+    default_positions = "lazy"
+    presets = ("paper", "released")
 
     @classmethod
     def paper(cls, **fields: Any) -> Hermes:
@@ -192,8 +201,6 @@ class Hermes(Policy):
                 "A budget of 1 leaves a deep layer of 'hermes' nothing beside its summary token; "
                 "raise budget_tokens or set summary=False."
             )
-        if not self.summary:  # then no keys or values are read
-            object.__setattr__(self, "needs", frozenset({Need.GUIDANCE}))
 
     # --- bands -------------------------------------------------------------------------------
     def bands_of(self, layers: int) -> tuple[Band, ...]:
@@ -209,16 +216,16 @@ class Hermes(Policy):
                     f"{layers}; give one band a layer."
                 )
             return self.bands
-        shallow = self.shallow_until
-        shallow = int(self.shallow_fraction * layers) if shallow is None else shallow
-        deep = int(self.deep_fraction * layers) if self.deep_from is None else self.deep_from
+        shallow, deep = edges_of(layers, self.shallow_fraction, self.deep_fraction)
+        shallow = shallow if self.shallow_until is None else self.shallow_until
+        deep = deep if self.deep_from is None else self.deep_from
         self._check_edges(shallow, deep)
         if max(shallow, deep) > layers:
             raise PolicyError(
                 f"The bands of 'hermes' end at layer {max(shallow, deep)}, but the model has only "
                 f"{layers} layers; lower shallow_until or deep_from."
             )
-        return _runs(shallow, deep, layers)
+        return _runs((shallow, deep), layers)
 
     def progress(self, layer: int, layers: int) -> float:
         """How far a middle layer is from the shallow to the deep band, in [0, 1); 0 outside the middle band.
@@ -267,11 +274,7 @@ class Hermes(Policy):
             raise PolicyError(
                 "The budget_weights of 'hermes' are zero for every layer; give one a weight."
             )
-        exact = [total * w / sum(weights) for w in weights]
-        budgets = [int(b) for b in exact]
-        largest_rest = sorted(range(layers), key=lambda i: (budgets[i] - exact[i], -i))
-        for layer in largest_rest[: total - sum(budgets)]:
-            budgets[layer] += 1
+        budgets = whole([total * w / sum(weights) for w in weights], total, ties="deep")
         for layer, budget in enumerate(budgets):
             if budget <= self.reserve(layer, layers):
                 raise PolicyError(
@@ -327,39 +330,28 @@ class Hermes(Policy):
         """The summary token of a deep layer (Algorithm 1): mean value, and mean key at the summary's position."""
         if not self.reserve(view.layer, view.layers) or kept.shape[-1] == view.tokens:
             return None
-        if view.keys is None or view.values is None or view.rotate is None:
+        if view.keys is None or view.values is None:
             raise PolicyError("The summary token of 'hermes' needs the layer's keys and values.")
-        goes = torch.ones(view.tokens, dtype=torch.bool, device=view.ids.device)
-        evicted = goes.index_fill_(0, kept[0], False).nonzero()[:, 0]
-        positions = view.positions[0]
+        gone = evicted(view, kept)
         if self.summary_position == "latest_evicted":
-            place, at = "sorted", positions[:, evicted[-1:]]
-        else:
-            place, at = "end", positions.index_select(1, kept[0]).amax(-1, keepdim=True) + 1
-        at_keys = evicted.to(view.keys.device)
-        keys, values = (t.index_select(1, at_keys) for t in (view.keys, view.values))
-        aligned = view.rotate(keys, positions.index_select(1, evicted)[None], at[None])
-        return Merged(
-            keys=aligned.float().mean(1, keepdim=True).to(keys.dtype),
-            values=values.float().mean(1, keepdim=True).to(values.dtype),
-            positions=at,
-            sources=(view.ids[0, evicted],),
-            place=place,
-        )
+            at = view.positions[0, :, gone[0, -1]]
+            return folded(view, gone, view.keys, view.values, at, "sorted")
+        return folded(view, gone, view.keys, view.values, behind_kept(view, kept))
 
     # --- parts of the score ------------------------------------------------------------------
     def _recency(self, view: LayerView) -> Float[Tensor, "1 token"]:
         """exp(-k dt), scaled; dt the age in tokens or as a share of the span; k by band and depth."""
-        whole = float(max(view.tokens - 1, 1))
-        unit = whole if self.distance == "normalised" else 1.0
+        span = float(max(view.tokens - 1, 1))
+        unit = span if self.distance == "normalised" else 1.0
         if self.distance == "normalised":
-            whole = 1.0
+            span = 1.0
         elif self.budget_tokens is not None:
-            whole = float(self.budget_tokens)
-        rate = RELEASED_RATE / whole if self.forgetting_rate is None else self.forgetting_rate
+            span = float(self.budget_tokens)
+        rate = RELEASED_RATE / span if self.forgetting_rate is None else self.forgetting_rate
         if self.forgetting_rate_end is not None:
             rate += self.progress(view.layer, view.layers) * (self.forgetting_rate_end - rate)
-        return _decay(view.tokens, unit, rate, self.normalise, view.ids.device).clone()
+        age = torch.arange(view.tokens - 1, -1, -1, device=view.ids.device, dtype=torch.float32)
+        return self._scaled(torch.exp(-rate * (age / unit))[None])
 
     def _scaled(self, values: Float[Tensor, "1 token"]) -> Float[Tensor, "1 token"]:
         return minmax(values) if self.normalise else values
@@ -373,20 +365,8 @@ class Hermes(Policy):
 
 
 @lru_cache(maxsize=64)
-def _runs(shallow: int, deep: int, layers: int) -> tuple[Band, ...]:
-    sizes = (shallow, deep - shallow, layers - deep)
-    return tuple(band for band, n in zip(BANDS, sizes, strict=True) for _ in range(n))
-
-
-@lru_cache(maxsize=64)
-def _decay(
-    tokens: int, unit: float, rate: float, normalise: bool, device: torch.device
-) -> Float[Tensor, "1 token"]:
-    """exp(-rate * age / unit) of tokens in temporal order. It is kept for layers and steps of one length, so only
-    copies may leave this file: what one policy wrote into it, all later sessions would score with."""
-    age = torch.arange(tokens - 1, -1, -1, device=device, dtype=torch.float32)
-    decayed = torch.exp(-rate * (age / unit))[None]
-    return minmax(decayed) if normalise else decayed
+def _runs(edges: tuple[int, int], layers: int) -> tuple[Band, ...]:
+    return tuple(BANDS[band_of(layer, layers, edges)] for layer in range(layers))
 
 
 def resample(values: Float[Tensor, "head upper"], tokens: int) -> Float[Tensor, "head lower"]:

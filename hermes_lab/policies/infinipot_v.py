@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -49,12 +49,11 @@ class InfiniPotV(Policy):
         maximum=1.0,
     )
 
-    name: ClassVar[str] = "infinipot_v"
-    title: ClassVar[str] = "unlike recent frames (TaR), then large values (VaN)"
-    source: ClassVar[str] = "InfiniPot-V (arXiv 2506.15745)"
-    licence: ClassVar[str] = "no licence file"
-    needs: ClassVar[frozenset[Need]] = frozenset({Need.KEYS, Need.VALUES})
-    per_head: ClassVar[bool] = True
+    title = "unlike recent frames (TaR), then large values (VaN)"
+    source = "InfiniPot-V (arXiv 2506.15745)"
+    licence = "no licence file"
+    needs = frozenset({Need.KEYS, Need.VALUES})
+    per_head = True
 
     def score(self, view: LayerView) -> Scores:
         """VaN, with the tokens that TaR chooses lifted above all others."""
@@ -70,9 +69,7 @@ class InfiniPotV(Policy):
         redundancy = -_likeness(keys, recent, cell)
         tar = by_head(redundancy, view)
         van = by_head(values_of(view).norm(dim=-1), view)
-        chosen = self._chosen(
-            tar, recent, self._left(view.budget_tokens or self.budget_tokens, view)
-        )
+        chosen = self._chosen(tar, recent, self._left(view.budget(self.budget_tokens), view))
         terms = {"tar": tar, "van": van, "recent": recent.float(), "tar_choice": chosen.float()}
         return Scores(lifted(van, chosen), terms)
 
@@ -80,8 +77,8 @@ class InfiniPotV(Policy):
         """The best `keep_share` of what the budget allows, once there is more than the budget."""
         return top_newest(scores.total, self._left(count, view))
 
-    def _left(self, budget: int | None, view: LayerView) -> int:
-        if budget is None or budget >= view.tokens:
+    def _left(self, budget: int, view: LayerView) -> int:
+        if budget >= view.tokens:
             return view.tokens
         return max(1, int(self.keep_share * budget))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch.nn.functional as F
 
@@ -18,12 +17,11 @@ class KeyDiff(Policy):
     The paper compresses after blocks of 128 tokens; here a block is a chunk. Source: KeyDiff (arXiv 2504.15364).
     """
 
-    name: ClassVar[str] = "keydiff"
-    title: ClassVar[str] = "keys unlike the average key"
-    source: ClassVar[str] = "KeyDiff (arXiv 2504.15364)"
-    licence: ClassVar[str] = "Apache-2.0 (kvpress)"
-    needs: ClassVar[frozenset[Need]] = frozenset({Need.KEYS})
-    per_head: ClassVar[bool] = True
+    title = "keys unlike the average key"
+    source = "KeyDiff (arXiv 2504.15364)"
+    licence = "Apache-2.0 (kvpress)"
+    needs = frozenset({Need.KEYS})
+    per_head = True
 
     def score(self, view: LayerView) -> Scores:
         """Minus the cosine between each key and the mean direction of all keys."""

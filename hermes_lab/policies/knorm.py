@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from hermes_lab.policies.base import LayerView, Need, Policy, Scores
 from hermes_lab.policies.parts.scoring import by_head, keys_of
@@ -13,12 +12,11 @@ from hermes_lab.policies.parts.scoring import by_head, keys_of
 class Knorm(Policy):
     """Keep the tokens with the smallest key norm: s_j = -‖k_j‖₂. Source: arXiv 2406.11430."""
 
-    name: ClassVar[str] = "knorm"
-    title: ClassVar[str] = "smallest key norm"
-    source: ClassVar[str] = "L2-norm (arXiv 2406.11430)"
-    licence: ClassVar[str] = "Apache-2.0 (kvpress)"
-    needs: ClassVar[frozenset[Need]] = frozenset({Need.KEYS})
-    per_head: ClassVar[bool] = True
+    title = "smallest key norm"
+    source = "L2-norm (arXiv 2406.11430)"
+    licence = "Apache-2.0 (kvpress)"
+    needs = frozenset({Need.KEYS})
+    per_head = True
 
     def score(self, view: LayerView) -> Scores:
         """Minus the L2 norm of each key (rotation leaves it unchanged)."""

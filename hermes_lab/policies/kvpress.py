@@ -7,14 +7,14 @@ import dataclasses
 import importlib
 from dataclasses import dataclass, field
 from types import SimpleNamespace
-from typing import Any, ClassVar, cast
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from hermes_lab.errors import PolicyError
-from hermes_lab.policies.base import LayerView, Need, Policy, Scores, setting
+from hermes_lab.policies.base import LayerView, Need, Policy, Scores, computed, setting, settle
 from hermes_lab.policies.parts.scoring import by_head, keys_of, rows_of, values_of
 
 # They read every query of the prompt at once; a stream has only the newest, and sums must be carried along.
@@ -39,12 +39,17 @@ class KVPress(Policy):
         "Give the press the attention rows of the chunk's last queries (SnapKVPress, TOVAPress).",
     )
 
-    name: ClassVar[str] = "kvpress"
-    title: ClassVar[str] = "a kvpress scorer"
-    source: ClassVar[str] = "kvpress 0.5"
-    licence: ClassVar[str] = "Apache-2.0"
-    needs: ClassVar[frozenset[Need]] = frozenset({Need.KEYS, Need.VALUES})
-    per_head: ClassVar[bool] = True
+    title = "a kvpress scorer"
+    source = "kvpress 0.5"
+    licence = "Apache-2.0"
+    needs = computed(
+        lambda policy: (
+            frozenset({Need.KEYS, Need.VALUES})
+            | ({Need.CHUNK_ATTENTION} if policy.reads_attention else set())
+        ),
+        otherwise=frozenset({Need.KEYS, Need.VALUES}),
+    )
+    per_head = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -60,9 +65,7 @@ class KVPress(Policy):
             raise PolicyError(
                 f"{kind} has no score() method; only kvpress presses of the ScorerPress kind can be policies."
             )
-        object.__setattr__(self, "press", press)
-        if self.reads_attention:
-            object.__setattr__(self, "needs", self.needs | {Need.CHUNK_ATTENTION})
+        settle(self, press=press)
 
     @property
     def window_queries(self) -> int | None:
@@ -72,7 +75,7 @@ class KVPress(Policy):
     def score(self, view: LayerView) -> Scores:
         """What the press answers for keys and values of this layer."""
         press = copy.copy(self.press)
-        budget = view.budget_tokens or self.budget_tokens or view.tokens
+        budget = view.budget(self.budget_tokens)
         if hasattr(press, "compression_ratio"):
             press.compression_ratio = max(0.0, 1 - budget / max(view.tokens, 1))
         rows = rows_of(view, "chunk")[None] if self.reads_attention else None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -31,12 +30,11 @@ class LagKV(Policy):
         "Compare scores across partitions; False: by rank inside each, so that all keep the same share (kvpress 0.5).",
     )
 
-    name: ClassVar[str] = "lagkv"
-    title: ClassVar[str] = "spread of keys and values relative to the next partition"
-    source: ClassVar[str] = "LagKV (arXiv 2504.04704)"
-    licence: ClassVar[str] = "Apache-2.0 (kvpress)"
-    needs: ClassVar[frozenset[Need]] = frozenset({Need.KEYS, Need.VALUES})
-    per_head: ClassVar[bool] = True
+    title = "spread of keys and values relative to the next partition"
+    source = "LagKV (arXiv 2504.04704)"
+    licence = "Apache-2.0 (kvpress)"
+    needs = frozenset({Need.KEYS, Need.VALUES})
+    per_head = True
 
     def score(self, view: LayerView) -> Scores:
         """Lag-relative spread; with fewer than two partitions there is nothing to compare, and the newest stay."""

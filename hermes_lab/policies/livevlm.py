@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -51,19 +50,17 @@ class LiveVLM(Policy):
         0.4, "Share of the pages that a question reads (paper); 1: all.", minimum=0.01, maximum=1.0
     )
 
-    name: ClassVar[str] = "livevlm"
-    title: ClassVar[str] = "attention of the newest frame, spread over buckets"
-    source: ClassVar[str] = "LiveVLM (arXiv 2505.15269)"
-    licence: ClassVar[str] = "none published"
-    needs: ClassVar[frozenset[Need]] = frozenset({Need.CHUNK_ATTENTION, Need.KEYS})
-    recalls: ClassVar[bool] = True
-    attention_detail: ClassVar[Literal["rows", "heads", "mean"]] = "mean"
+    title = "attention of the newest frame, spread over buckets"
+    source = "LiveVLM (arXiv 2505.15269)"
+    licence = "none published"
+    needs = frozenset({Need.CHUNK_ATTENTION, Need.KEYS})
+    recalls = True
+    attention_detail = "mean"
 
     def score(self, view: LayerView) -> Scores:
         """Mean attention of the last visual queries; short-term tokens stand above all."""
         attention = rows_of(view, "chunk").mean((0, 1))[None]
-        budget = view.budget_tokens or self.budget_tokens or view.tokens
-        short = newest(int(self.short_share * budget), attention)
+        short = newest(int(self.short_share * view.budget(self.budget_tokens)), attention)
         return Scores(
             lifted(attention, short), {"attention": attention, "short_term": short.to(attention)}
         )
@@ -87,8 +84,7 @@ class LiveVLM(Policy):
     def recall(self, question: RecallView) -> Int[Tensor, "head recalled"] | None:
         """Short-term tokens and the best pages of the others; the newest page is short by what does not fill it."""
         view = question.view
-        budget = view.budget_tokens or self.budget_tokens or view.tokens
-        older = max(0, view.tokens - int(self.short_share * budget))
+        older = max(0, view.tokens - int(self.short_share * view.budget(self.budget_tokens)))
         if self.recall_share == 1.0 or older == 0:
             return None
         of = torch.arange(older, device=view.ids.device) // self.page_tokens

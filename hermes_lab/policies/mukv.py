@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -40,11 +40,10 @@ class MuKV(Policy):
         "High-frequency part by FFT (paper), or the step between neighbouring keys (default of the released loader).",
     )
 
-    name: ClassVar[str] = "mukv"
-    title: ClassVar[str] = "attention received and high-frequency keys of the last layer"
-    source: ClassVar[str] = "MuKV (arXiv 2605.22269)"
-    licence: ClassVar[str] = "no licence file"
-    needs: ClassVar[frozenset[Need]] = frozenset({Need.RECEIVED_ATTENTION, Need.KEYS})
+    title = "attention received and high-frequency keys of the last layer"
+    source = "MuKV (arXiv 2605.22269)"
+    licence = "no licence file"
+    needs = frozenset({Need.RECEIVED_ATTENTION, Need.KEYS})
 
     def observe(self, view: LayerView) -> Mapping[str, Float[Tensor, "head token"]]:
         """The parts of the score of tokens that are new; older ones keep theirs."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 from hermes_lab.policies.base import Guidance, LayerView, Need, Policy, Scores, setting
 from hermes_lab.policies.parts.scoring import rows_of
@@ -22,12 +22,11 @@ class Oracle(Policy):
         "propagated", "How the question's queries are computed (see `Guidance.reading`)."
     )
 
-    name: ClassVar[str] = "oracle"
-    title: ClassVar[str] = "attention of the future question (upper bound)"
-    source: ClassVar[str] = "StreamMem (arXiv 2508.15717), ablation of the query"
-    needs: ClassVar[frozenset[Need]] = frozenset({Need.GUIDANCE})
-    evaluation_only: ClassVar[bool] = True
-    attention_detail: ClassVar[Literal["rows", "heads", "mean"]] = "mean"
+    title = "attention of the future question (upper bound)"
+    source = "StreamMem (arXiv 2508.15717), ablation of the query"
+    needs = frozenset({Need.GUIDANCE})
+    evaluation_only = True
+    attention_detail = "mean"
 
     def guidance(self, history: Sequence[tuple[str, str]]) -> tuple[Guidance, ...]:
         """The question that will be asked."""

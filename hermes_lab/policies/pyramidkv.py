@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from hermes_lab.policies.base import setting
 from hermes_lab.policies.parts.scoring import whole
@@ -24,9 +23,8 @@ class PyramidKV(SnapKV):
         minimum=1.0,
     )
 
-    name: ClassVar[str] = "pyramidkv"
-    title: ClassVar[str] = "SnapKV with budgets that shrink with depth"
-    source: ClassVar[str] = "PyramidKV (arXiv 2406.02069)"
+    title = "SnapKV with budgets that shrink with depth"
+    source = "PyramidKV (arXiv 2406.02069)"
 
     def budgets(self, layers: int) -> list[int] | None:
         """Linear in depth with the total `layers * budget_tokens`; equal where the window alone fills the budget."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -23,9 +22,8 @@ class Random(Policy):
     seed: int = setting(0, "Seed of the priorities; another seed is another sample.", minimum=0)
     shared: bool = setting(False, "Keep the same sample in all layers, instead of one a layer.")
 
-    name: ClassVar[str] = "random"
-    title: ClassVar[str] = "random sample of the stream"
-    source: ClassVar[str] = "baseline"
+    title = "random sample of the stream"
+    source = "baseline"
 
     def score(self, view: LayerView) -> Scores:
         """The priority of each token, from seed, layer and token id alone."""

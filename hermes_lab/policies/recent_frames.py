@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 from jaxtyping import Int
 from torch import Tensor
@@ -31,10 +30,9 @@ class RecentFrames(Policy):
         4, "Frames read at a question (2, 4 and 8 in arXiv 2604.02317; 4 is its best).", minimum=1
     )
 
-    name: ClassVar[str] = "recent_frames"
-    title: ClassVar[str] = "last N frames, prefilled at the question"
-    source: ClassVar[str] = "SimpleStream (arXiv 2604.02317)"
-    granularity: ClassVar[str] = "frame"
+    title = "last N frames, prefilled at the question"
+    source = "SimpleStream (arXiv 2604.02317)"
+    granularity = "frame"
 
     def budgets(self, layers: int) -> list[int]:
         """None in tokens: `select` limits frames, and tokens where `budget_tokens` is given as well."""

@@ -25,35 +25,35 @@ from hermes_lab.policies.settings import FieldInfo, describe
 
 GROUP = "hermes_lab.policies"
 
-# One line a policy: name -> "module:Class", the module inside this package, imported when asked for.
+# One line for each policy: its name, and its class in the file of that name (or "file:Class"), imported when asked for.
 BUILTIN: dict[str, str] = {
-    "full": "full:Full",
-    "fifo": "fifo:Fifo",
-    "uniform": "uniform:Uniform",
-    "random": "random:Random",
-    "sink_recent": "sink_recent:SinkRecent",
-    "recent_frames": "recent_frames:RecentFrames",
-    "hermes": "hermes:Hermes",
-    "h2o": "h2o:H2O",
-    "snapkv": "snapkv:SnapKV",
-    "pyramidkv": "pyramidkv:PyramidKV",
-    "tova": "tova:Tova",
-    "keydiff": "keydiff:KeyDiff",
-    "knorm": "knorm:Knorm",
-    "value_norm": "value_norm:ValueNorm",
-    "lagkv": "lagkv:LagKV",
-    "infinipot_v": "infinipot_v:InfiniPotV",
-    "streammem": "streammem:StreamMem",
-    "livevlm": "livevlm:LiveVLM",
-    "streamkv": "streamkv:StreamKV",
-    "mukv": "mukv:MuKV",
-    "streaming_vlm": "streaming_vlm:StreamingVLM",
-    "fluxmem": "fluxmem:FluxMem",
-    "streamingtom": "streamingtom:StreamingTOM",
-    "curvestream": "curvestream:CurveStream",
-    "rekv": "rekv:ReKV",
-    "dscache": "dscache:DSCache",
-    "oracle": "oracle:Oracle",
+    "full": "Full",
+    "fifo": "Fifo",
+    "uniform": "Uniform",
+    "random": "Random",
+    "sink_recent": "SinkRecent",
+    "recent_frames": "RecentFrames",
+    "hermes": "Hermes",
+    "h2o": "H2O",
+    "snapkv": "SnapKV",
+    "pyramidkv": "PyramidKV",
+    "tova": "Tova",
+    "keydiff": "KeyDiff",
+    "knorm": "Knorm",
+    "value_norm": "ValueNorm",
+    "lagkv": "LagKV",
+    "infinipot_v": "InfiniPotV",
+    "streammem": "StreamMem",
+    "livevlm": "LiveVLM",
+    "streamkv": "StreamKV",
+    "mukv": "MuKV",
+    "streaming_vlm": "StreamingVLM",
+    "fluxmem": "FluxMem",
+    "streamingtom": "StreamingTOM",
+    "curvestream": "CurveStream",
+    "rekv": "ReKV",
+    "dscache": "DSCache",
+    "oracle": "Oracle",
     "every_nth": "gates:EveryNth",
     "merge_similar": "gates:MergeSimilar",
     "instant": "combine.wrap:Instant",
@@ -65,7 +65,7 @@ BUILTIN: dict[str, str] = {
     "banded": "combine.several:Banded",
     "layered": "combine.several:Layered",
     "composed": "combine.composed:Composed",
-    "kvpress": "kvpress:KVPress",
+    "kvpress": "KVPress",
 }
 
 _registered: dict[str, type[Policy]] = {}
@@ -73,7 +73,7 @@ _registered: dict[str, type[Policy]] = {}
 
 @dataclass(frozen=True)
 class PolicyInfo:
-    """What a listing says about a policy; the class attributes of `Policy`, and its fields.
+    """What a listing says about a policy: what the engine reads off it, and its fields.
 
     Attributes:
         presets: names that may follow the policy's own after a colon.
@@ -142,8 +142,8 @@ def policy_class(name: str) -> type[Policy]:
     """
     key = name.strip().replace("-", "_")
     if key in BUILTIN:
-        module, _, attribute = BUILTIN[key].partition(":")
-        loaded = importlib.import_module(f"{__package__}.{module}")
+        file, _, attribute = BUILTIN[key].rpartition(":")
+        loaded = importlib.import_module(f"{__package__}.{file or key}")
         return cast("type[Policy]", getattr(loaded, attribute))
     if key in _registered:
         return _registered[key]
@@ -154,26 +154,31 @@ def policy_class(name: str) -> type[Policy]:
     raise PolicyError(f"There is no policy {name!r}; {nearest(key, names())}")
 
 
-def info(name: str) -> PolicyInfo:
-    """What a listing says about one policy.
+def info(spec: str) -> PolicyInfo:
+    """What a listing says about one policy, as it is asked for: `hermes(summary=False)` needs less than `hermes`.
+
+    A bare name stands for the policy with its default fields. One that must be given other policies, and is not,
+    is listed with what holds whatever they are.
 
     Raises:
-        PolicyError: as for `policy_class`.
+        PolicyError: as for `policy_class`, and as for `get` where more than a name is given.
     """
-    cls = policy_class(name)
+    said: Policy | None = get(spec) if set(spec) & set(":(") else None
+    cls = policy_class(spec) if said is None else type(said)
+    of = cls if said is None else said
     return PolicyInfo(
         name=cls.name,
         title=cls.title,
         source=cls.source,
         licence=cls.licence,
-        needs=frozenset(cls.needs),
-        per_head=cls.per_head,
+        needs=frozenset(of.needs),
+        per_head=of.per_head,
         fields=describe(cls),
         presets=tuple(cls.presets),
-        archives=cls.archives,
-        recalls=cls.recalls,
-        evaluation_only=cls.evaluation_only,
-        default_positions=cls.default_positions,
+        archives=of.archives,
+        recalls=of.recalls,
+        evaluation_only=of.evaluation_only,
+        default_positions=of.default_positions,
         origin=_origin(cls),
         doc=" ".join((inspect.getdoc(cls) or "").split("\n\n")[0].split()),
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -40,15 +39,14 @@ class ReKV(Policy):
         "Match by cosine; False: by dot product, which the released code computes under that name.",
     )
 
-    name: ClassVar[str] = "rekv"
-    title: ClassVar[str] = "everything stored, best frames retrieved at the question"
-    source: ClassVar[str] = "ReKV (arXiv 2503.00540)"
-    licence: ClassVar[str] = "no licence file"
-    needs: ClassVar[frozenset[Need]] = frozenset({Need.KEYS})
-    archives: ClassVar[bool] = True
-    recalls: ClassVar[bool] = True
-    granularity: ClassVar[str] = "frame"
-    default_positions: ClassVar[str] = "eager"
+    title = "everything stored, best frames retrieved at the question"
+    source = "ReKV (arXiv 2503.00540)"
+    licence = "no licence file"
+    needs = frozenset({Need.KEYS})
+    archives = True
+    recalls = True
+    granularity = "frame"
+    default_positions = "eager"
 
     def score(self, view: LayerView) -> Scores:
         """Recency: the window slides."""

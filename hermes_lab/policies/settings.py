@@ -114,6 +114,19 @@ def describe(cls: type) -> tuple[FieldInfo, ...]:
     return tuple(infos)
 
 
+def settle(instance: Any, **values: Any) -> None:
+    """Give fields of a frozen dataclass their final values, while it is being made (in `__post_init__`) and only then.
+
+    Raises:
+        AttributeError: a name is no field. What a policy says of itself follows from its fields (see `traits.computed`).
+    """
+    known = {f.name for f in dataclasses.fields(instance)}
+    for name, value in values.items():
+        if name not in known:
+            raise AttributeError(f"{type(instance).__name__} has no field {name!r} to settle.")
+        object.__setattr__(instance, name, value)
+
+
 def validate(instance: Any, policy: str) -> None:
     """Hold every field of a dataclass instance to its type, choices and range; lists become tuples.
 
@@ -127,7 +140,7 @@ def validate(instance: Any, policy: str) -> None:
         value = getattr(instance, info.name)
         if isinstance(value, list):  # manifests are JSON, which knows no tuples
             value = _tuples(cast("list[Any]", value))
-            object.__setattr__(instance, info.name, value)
+            settle(instance, **{info.name: value})
         fits = info.choices is None or value in info.choices
         if not (fits and matches(value, info.annotation) and _within(value, info)):
             raise PolicyError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 
@@ -22,11 +21,10 @@ class SinkRecent(Policy):
         4, "Tokens kept from the start of the video (4 in arXiv 2309.17453, Table 2).", minimum=0
     )
 
-    name: ClassVar[str] = "sink_recent"
-    title: ClassVar[str] = "first and newest tokens"
-    source: ClassVar[str] = "StreamingLLM (arXiv 2309.17453)"
-    licence: ClassVar[str] = "MIT"
-    default_positions: ClassVar[str] = "contiguous"  # positions within the cache, §3.2
+    title = "first and newest tokens"
+    source = "StreamingLLM (arXiv 2309.17453)"
+    licence = "MIT"
+    default_positions = "contiguous"  # positions within the cache, §3.2
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 
@@ -27,12 +26,11 @@ class SnapKV(Policy):
         5, "Odd width of the average pooling, in tokens (kvpress 0.5).", minimum=1
     )
 
-    name: ClassVar[str] = "snapkv"
-    title: ClassVar[str] = "attention of the newest queries, pooled"
-    source: ClassVar[str] = "SnapKV (arXiv 2404.14469)"
-    licence: ClassVar[str] = "Apache-2.0 (kvpress)"
-    needs: ClassVar[frozenset[Need]] = frozenset({Need.CHUNK_ATTENTION})
-    per_head: ClassVar[bool] = True
+    title = "attention of the newest queries, pooled"
+    source = "SnapKV (arXiv 2404.14469)"
+    licence = "Apache-2.0 (kvpress)"
+    needs = frozenset({Need.CHUNK_ATTENTION})
+    per_head = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from jaxtyping import Bool, Int
@@ -13,7 +12,6 @@ from torch import Tensor
 from hermes_lab.policies.base import (
     UNBOUNDED,
     LayerView,
-    Need,
     Policy,
     Scores,
     setting,
@@ -37,12 +35,10 @@ class StreamingVLM(Policy):
     recent_text_tokens: int = setting(512, "Last text tokens that stay (paper).", minimum=0)
     window_s: float = setting(16.0, "Seconds of vision that stay (paper).", minimum=0.0)
 
-    name: ClassVar[str] = "streaming_vlm"
-    title: ClassVar[str] = "first text, recent text, vision of the last seconds"
-    source: ClassVar[str] = "StreamingVLM (arXiv 2510.09608)"
-    licence: ClassVar[str] = "MIT"
-    needs: ClassVar[frozenset[Need]] = frozenset()
-    default_positions: ClassVar[str] = "eager"
+    title = "first text, recent text, vision of the last seconds"
+    source = "StreamingVLM (arXiv 2510.09608)"
+    licence = "MIT"
+    default_positions = "eager"
 
     def budgets(self, layers: int) -> list[int] | None:
         """The budget, if any; the limit itself is in seconds."""

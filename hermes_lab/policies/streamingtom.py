@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +20,7 @@ from hermes_lab.policies.base import (
     Policy,
     RecallView,
     Scores,
+    computed,
     setting,
 )
 from hermes_lab.policies.gates import frames_of, recency
@@ -69,19 +70,17 @@ class StreamingTOM(Policy):
     )
     bits: int = setting(4, "Bits of a stored number (paper).", choices=(2, 4, 8))
 
-    name: ClassVar[str] = "streamingtom"
-    title: ClassVar[str] = "G tokens a frame, 4-bit groups retrieved at the question"
-    source: ClassVar[str] = "StreamingTOM (arXiv 2510.18269)"
-    licence: ClassVar[str] = "no licence file seen"
-    needs: ClassVar[frozenset[Need]] = frozenset({Need.SALIENCY, Need.KEYS})
-    archives: ClassVar[bool] = True
-    recalls: ClassVar[bool] = True
-    default_positions: ClassVar[str] = "eager"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.dynamic_by == "norm":
-            object.__setattr__(self, "needs", self.needs - {Need.SALIENCY})
+    title = "G tokens a frame, 4-bit groups retrieved at the question"
+    source = "StreamingTOM (arXiv 2510.18269)"
+    licence = "no licence file seen"
+    needs = computed(
+        lambda policy: (
+            frozenset({Need.KEYS}) | ({Need.SALIENCY} if policy.dynamic_by == "saliency" else set())
+        )
+    )
+    archives = True
+    recalls = True
+    default_positions = "eager"
 
     def admit(self, arrival: Arrival, memory: dict[str, Any]) -> Admission | None:
         """G tokens of every frame; markers stay."""

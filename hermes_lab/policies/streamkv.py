@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -72,16 +72,13 @@ class StreamKV(Policy):
         8, "Frames that a question reads in each layer (paper: on average); None: all.", minimum=1
     )
 
-    name: ClassVar[str] = "streamkv"
-    title: ClassVar[str] = "frames that match a prompt, budgets by global top-p"
-    source: ClassVar[str] = "StreamKV (arXiv 2511.07278)"
-    licence: ClassVar[str] = "no licence file seen"
-    needs: ClassVar[frozenset[Need]] = frozenset(
-        {Need.GUIDANCE, Need.QUERIES, Need.KEYS, Need.FEATURES}
-    )
-    recalls: ClassVar[bool] = True
-    granularity: ClassVar[str] = "frame"
-    attention_detail: ClassVar[Literal["rows", "heads", "mean"]] = "mean"
+    title = "frames that match a prompt, budgets by global top-p"
+    source = "StreamKV (arXiv 2511.07278)"
+    licence = "no licence file seen"
+    needs = frozenset({Need.GUIDANCE, Need.QUERIES, Need.KEYS, Need.FEATURES})
+    recalls = True
+    granularity = "frame"
+    attention_detail = "mean"
 
     def guidance(self, history: Sequence[tuple[str, str]]) -> tuple[Guidance, ...]:
         """The guidance prompt."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -19,6 +19,7 @@ from hermes_lab.policies.base import (
     Need,
     Policy,
     Scores,
+    computed,
     setting,
 )
 from hermes_lab.policies.gates import merge_similar
@@ -50,19 +51,16 @@ class StreamMem(Policy):
         minimum=-1.0, maximum=1.0,
     )  # fmt: skip
 
-    name: ClassVar[str] = "streammem"
-    title: ClassVar[str] = "attention of the chat template, frame prototypes"
-    source: ClassVar[str] = "StreamMem (arXiv 2508.15717)"
-    licence: ClassVar[str] = "none published"
-    needs: ClassVar[frozenset[Need]] = frozenset(
-        {Need.GUIDANCE, Need.KEYS, Need.VALUES, Need.FEATURES}
+    title = "attention of the chat template, frame prototypes"
+    source = "StreamMem (arXiv 2508.15717)"
+    licence = "none published"
+    needs = computed(  # without the filter nothing of the vision tower is read
+        lambda policy: (
+            frozenset({Need.GUIDANCE, Need.KEYS, Need.VALUES})
+            | ({Need.FEATURES} if policy.similarity is not None else set())
+        )
     )
-    attention_detail: ClassVar[Literal["rows", "heads", "mean"]] = "mean"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.similarity is None:  # without the filter nothing of the vision tower is read
-            object.__setattr__(self, "needs", self.needs - {Need.FEATURES})
+    attention_detail = "mean"
 
     def guidance(self, history: Sequence[tuple[str, str]]) -> tuple[Guidance, ...]:
         """The tokens that close the user's turn and open the assistant's."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
 
 from hermes_lab.policies.base import LayerView, Need, Policy, Scores
 from hermes_lab.policies.parts.scoring import rows_of
@@ -17,12 +16,11 @@ class Tova(Policy):
     Source: TOVA (arXiv 2401.06104).
     """
 
-    name: ClassVar[str] = "tova"
-    title: ClassVar[str] = "attention of the last query"
-    source: ClassVar[str] = "TOVA (arXiv 2401.06104)"
-    licence: ClassVar[str] = "Apache-2.0 (kvpress)"
-    needs: ClassVar[frozenset[Need]] = frozenset({Need.CHUNK_ATTENTION})
-    attention_detail: ClassVar[Literal["rows", "heads", "mean"]] = "mean"
+    title = "attention of the last query"
+    source = "TOVA (arXiv 2401.06104)"
+    licence = "Apache-2.0 (kvpress)"
+    needs = frozenset({Need.CHUNK_ATTENTION})
+    attention_detail = "mean"
 
     @property
     def window_queries(self) -> int | None:

@@ -12,7 +12,7 @@ always kept beside them.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -32,10 +32,9 @@ class Uniform(Policy):
         "frame", "What is spaced evenly: whole frames (as many as fit), or single tokens."
     )
 
-    name: ClassVar[str] = "uniform"
-    title: ClassVar[str] = "evenly spaced frames or tokens"
-    source: ClassVar[str] = "baseline"
-    granularity: ClassVar[str] = "frame or token"
+    title = "evenly spaced frames or tokens"
+    source = "baseline"
+    granularity = "frame or token"
 
     def score(self, view: LayerView) -> Scores:
         """The fixed rank of each token's frame, or of the token itself."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from hermes_lab.policies.base import LayerView, Need, Policy, Scores
 from hermes_lab.policies.parts.scoring import by_head, values_of
@@ -13,12 +12,11 @@ from hermes_lab.policies.parts.scoring import by_head, values_of
 class ValueNorm(Policy):
     """Keep the tokens with the largest value norm: s_j = ‖v_j‖₂. Source: InfiniPot-V (arXiv 2506.15745), VaN alone."""
 
-    name: ClassVar[str] = "value_norm"
-    title: ClassVar[str] = "largest value norm"
-    source: ClassVar[str] = "InfiniPot-V (arXiv 2506.15745), VaN"
-    licence: ClassVar[str] = "no licence file"
-    needs: ClassVar[frozenset[Need]] = frozenset({Need.VALUES})
-    per_head: ClassVar[bool] = True
+    title = "largest value norm"
+    source = "InfiniPot-V (arXiv 2506.15745), VaN"
+    licence = "no licence file"
+    needs = frozenset({Need.VALUES})
+    per_head = True
 
     def score(self, view: LayerView) -> Scores:
         """L2 norm of each value."""

@@ -4,16 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from operator import attrgetter
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from hermes_lab.errors import PolicyError
-from hermes_lab.policies.base import LayerView, Merged, Policy, RecallView, Scores, top_newest
+from hermes_lab.policies.base import (
+    LayerView,
+    Merged,
+    Policy,
+    RecallView,
+    Scores,
+    computed,
+    settle,
+    top_newest,
+)
 from hermes_lab.policies.combine.several import Several, narrow
-from hermes_lab.policies.combine.wrap import resolve, set_traits
+from hermes_lab.policies.combine.wrap import resolve
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,9 +39,9 @@ class Composed(Several):
         }
     )
 
-    name: ClassVar[str] = "composed"
-    title: ClassVar[str] = "policies in turn, each among what is left"
-    source: ClassVar[str] = "kvpress ComposedPress"
+    title = "policies in turn, each among what is left"
+    source = "kvpress ComposedPress"
+    recalls = computed(attrgetter("last.recalls"))
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -46,9 +55,8 @@ class Composed(Several):
                 raise PolicyError(
                     f"Stage {stage.name!r} of policy 'composed' needs a budget of its own: {stage.name}(budget_tokens=...)."
                 )
-        set_traits(self, parts=tuple(stages), budget_tokens=stages[-1].budget_tokens)
-        self.adopt_traits()
-        set_traits(self, recalls=self.last.recalls)
+        settle(self, parts=tuple(stages), budget_tokens=stages[-1].budget_tokens)
+        self.check_parts()
 
     def given(self) -> tuple[Policy | str, ...]:
         """The stages."""

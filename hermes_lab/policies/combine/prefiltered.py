@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
 from hermes_lab.errors import PolicyError
-from hermes_lab.policies.base import Admission, Arrival, Policy
-from hermes_lab.policies.combine.wrap import Wrapped, resolve, set_traits
+from hermes_lab.policies.base import Admission, Arrival, Policy, computed, settle
+from hermes_lab.policies.combine.wrap import Wrapped, resolve
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,9 +28,9 @@ class Prefiltered(Wrapped):
         metadata={"doc": "The policy whose `admit` comes first, or its name."}
     )
 
-    name: ClassVar[str] = "prefiltered"
-    title: ClassVar[str] = "a gate before the decoder, any policy behind it"
-    source: ClassVar[str] = "baseline"
+    title = "a gate before the decoder, any policy behind it"
+    source = "baseline"
+    needs = computed(lambda policy: policy.part.needs | policy.gate.needs)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -39,7 +39,7 @@ class Prefiltered(Wrapped):
             raise PolicyError(
                 f"Policy {gate.name!r} does not act before the decoder; use a gate such as 'every_nth' or 'fluxmem'."
             )
-        set_traits(self, gate=gate, needs=self.needs | gate.needs)
+        settle(self, gate=gate)
 
     def admit(self, arrival: Arrival, memory: dict[str, Any]) -> Admission | None:
         """The gate's choice, then the inner policy's among what is left."""

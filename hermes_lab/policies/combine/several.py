@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, ClassVar, TypeVar
+from typing import Any, Literal, TypeVar
 
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -24,8 +24,10 @@ from hermes_lab.policies.base import (
     ReadPlan,
     RecallView,
     Scores,
+    computed,
+    settle,
 )
-from hermes_lab.policies.combine.wrap import resolve, set_traits, with_budgets
+from hermes_lab.policies.combine.wrap import resolve, with_budgets
 from hermes_lab.policies.full import Full
 from hermes_lab.policies.parts.scoring import band_of
 
@@ -39,6 +41,15 @@ class Several(Policy):
     A budget given to the whole goes to every part that has none of its own. At most one part may act before the
     decoder, and the parts may not read a question in different ways.
     """
+
+    name = ""
+    needs = computed(lambda policy: frozenset[Need]().union(*(p.needs for p in policy.all_parts)))
+    per_head = computed(lambda policy: any(p.per_head for p in policy.all_parts))
+    archives = computed(lambda policy: any(p.archives for p in policy.all_parts))
+    recalls = computed(lambda policy: any(p.recalls for p in policy.all_parts))
+    evaluation_only = computed(lambda policy: any(p.evaluation_only for p in policy.all_parts))
+    default_positions = computed(lambda policy: policy.all_parts[0].default_positions)
+    attention_detail = computed(lambda policy: _common_detail(policy.all_parts))
 
     def given(self) -> tuple[Policy | str, ...]:
         """The parts as they were given, in order."""
@@ -64,25 +75,13 @@ class Several(Policy):
         after = {name: with_budgets(value, budget_tokens, layers) for name, value in before.items()}
         return self if after == before else replace(self, **after)
 
-    def adopt_traits(self) -> None:
-        """Read off the parts what the engine reads off the whole.
+    def check_parts(self) -> None:
+        """Refuse parts that cannot work together.
 
         Raises:
-            PolicyError: the parts cannot work together.
+            PolicyError: two of them want to do what only one can.
         """
         parts = self.all_parts
-        needs: frozenset[Need] = frozenset().union(*(part.needs for part in parts))
-        views = {(part.attention_detail, part.window_queries) for part in parts}
-        set_traits(
-            self,
-            needs=needs,
-            per_head=any(part.per_head for part in parts),
-            archives=any(part.archives for part in parts),
-            recalls=any(part.recalls for part in parts),
-            evaluation_only=any(part.evaluation_only for part in parts),
-            default_positions=parts[0].default_positions,
-            attention_detail=parts[0].attention_detail if len(views) == 1 else "rows",
-        )
         self._only("act before the decoder", [p for p in parts if _admits(p)])
         self._only("store the archive in different ways", {p.codec() for p in parts if p.archives})
         self._only(
@@ -164,6 +163,8 @@ class PerLayer(Several):
 
     What a part does across layers it does as if it had the whole model (smoothing), or over its own layers (budgets).
     """
+
+    name = ""
 
     @abstractmethod
     def part_of(self, layer: int, layers: int) -> Policy:
@@ -272,15 +273,15 @@ class Banded(PerLayer):
     middle: Policy | str = field(metadata={"doc": "Policy of the layers between."})
     deep: Policy | str = field(metadata={"doc": "Policy of the last three tenths of the layers."})
 
-    name: ClassVar[str] = "banded"
-    title: ClassVar[str] = "a policy for each band of layers"
-    source: ClassVar[str] = "HERMES (arXiv 2601.14724), §3.1 (the bands)"
+    name = "banded"
+    title = "a policy for each band of layers"
+    source = "HERMES (arXiv 2601.14724), §3.1 (the bands)"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("shallow", "middle", "deep"):
-            object.__setattr__(self, name, self.completed(getattr(self, name)))
-        self.adopt_traits()
+            settle(self, **{name: self.completed(getattr(self, name))})
+        self.check_parts()
 
     def given(self) -> tuple[Policy | str, ...]:
         """Shallow, middle, deep."""
@@ -299,16 +300,16 @@ class Layered(PerLayer):
         metadata={"doc": 'One policy a layer, as policies or names: parts=("h2o", "fifo").'}
     )
 
-    name: ClassVar[str] = "layered"
-    title: ClassVar[str] = "a policy for each layer, by list"
-    source: ClassVar[str] = "baseline"
+    name = "layered"
+    title = "a policy for each layer, by list"
+    source = "baseline"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.parts:
             raise PolicyError("Policy 'layered' needs one policy for each layer, got none.")
-        set_traits(self, parts=tuple(self.completed(part) for part in self.parts))
-        self.adopt_traits()
+        settle(self, parts=tuple(self.completed(part) for part in self.parts))
+        self.check_parts()
 
     def given(self) -> tuple[Policy | str, ...]:
         """The list."""
@@ -329,6 +330,12 @@ class Layered(PerLayer):
 
 def _own(mapping: Mapping[str, T], prefix: str) -> dict[str, T]:
     return {n.removeprefix(prefix): value for n, value in mapping.items() if n.startswith(prefix)}
+
+
+def _common_detail(parts: Sequence[Policy]) -> Literal["rows", "heads", "mean"]:
+    """How much of the attention rows is kept: what all parts ask for of the same rows, else every row."""
+    views = {(part.attention_detail, part.window_queries) for part in parts}
+    return parts[0].attention_detail if len(views) == 1 else "rows"
 
 
 def _admits(policy: Policy) -> bool:

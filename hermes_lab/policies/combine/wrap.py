@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Literal, cast
+from operator import attrgetter
+from typing import Any, Literal, cast
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -24,25 +24,17 @@ from hermes_lab.policies.base import (
     ReadPlan,
     RecallView,
     Scores,
+    computed,
     setting,
+    settle,
 )
 from hermes_lab.policies.parts.scoring import band_of, keys_of, values_of, whole
-
-TRAITS = (
-    "needs", "per_head", "archives", "recalls", "default_positions", "evaluation_only",
-    "attention_detail", "granularity",
-)  # fmt: skip
+from hermes_lab.policies.parts.summary import behind_kept, evicted, folded
 
 
 def resolve(part: Policy | str) -> Policy:
     """A part given as a policy or as a line of text (see `registry.get`)."""
     return registry.get(part) if isinstance(part, str) else part
-
-
-def set_traits(policy: Policy, **traits: Any) -> None:
-    """Class attributes of one instance: what the engine reads off a policy made of others."""
-    for name, value in traits.items():
-        object.__setattr__(policy, name, value)
 
 
 def with_budgets(value: Any, budget_tokens: int, layers: int) -> Any:
@@ -77,13 +69,22 @@ class Wrapped(Policy):
         metadata={"doc": "The policy to wrap, or its name: inner=h2o(budget_tokens=512)."}
     )
 
+    name = ""
+    needs = computed(attrgetter("part.needs"))
+    per_head = computed(attrgetter("part.per_head"))
+    archives = computed(attrgetter("part.archives"))
+    recalls = computed(attrgetter("part.recalls"))
+    default_positions = computed(attrgetter("part.default_positions"))
+    evaluation_only = computed(attrgetter("part.evaluation_only"))
+    attention_detail = computed(attrgetter("part.attention_detail"))
+    granularity = computed(attrgetter("part.granularity"))
+
     def __post_init__(self) -> None:
         super().__post_init__()
         inner = resolve(self.inner)
         if self.budget_tokens is not None:
             inner = replace(inner, budget_tokens=self.budget_tokens)
-        set_traits(self, inner=inner, budget_tokens=inner.budget_tokens)
-        set_traits(self, **{name: getattr(inner, name) for name in TRAITS})
+        settle(self, inner=inner, budget_tokens=inner.budget_tokens)
 
     @property
     def part(self) -> Policy:
@@ -160,9 +161,9 @@ class Instant(Wrapped):
         "Hide the cached tokens of those frames; None: yes, unless KV heads hold different tokens.",
     )
 
-    name: ClassVar[str] = "instant"
-    title: ClassVar[str] = "any policy, and the last frames read afresh"
-    source: ClassVar[str] = "DSCache (arXiv 2605.01858)"
+    name = "instant"
+    title = "any policy, and the last frames read afresh"
+    source = "DSCache (arXiv 2605.01858)"
 
     def read_plan(self) -> ReadPlan:
         """The inner policy's memory, and then the last frames."""
@@ -181,9 +182,9 @@ class WithBudget(Wrapped):
     )
     by: Literal["band", "layer"] = setting("band", "What a weight belongs to.")
 
-    name: ClassVar[str] = "with_budget"
-    title: ClassVar[str] = "any policy, budgets by weights"
-    source: ClassVar[str] = "HERMES (arXiv 2601.14724), Table 5"
+    name = "with_budget"
+    title = "any policy, budgets by weights"
+    source = "HERMES (arXiv 2601.14724), Table 5"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -232,9 +233,13 @@ class WithSummary(Wrapped):
         "deep", "Which layers make one (HERMES: the deep ones)."
     )
 
-    name: ClassVar[str] = "with_summary"
-    title: ClassVar[str] = "any policy, evicted tokens folded into one"
-    source: ClassVar[str] = "HERMES (arXiv 2601.14724), Algorithm 1"
+    name = "with_summary"
+    title = "any policy, evicted tokens folded into one"
+    source = "HERMES (arXiv 2601.14724), Algorithm 1"
+    needs = computed(
+        lambda policy: policy.part.needs | {Need.KEYS, Need.VALUES},
+        otherwise=frozenset({Need.KEYS, Need.VALUES}),
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -242,7 +247,6 @@ class WithSummary(Wrapped):
             raise PolicyError(
                 f"Policy {self.part.name!r} already makes tokens out of evicted ones; use it without 'with_summary'."
             )
-        set_traits(self, needs=self.needs | {Need.KEYS, Need.VALUES})
 
     def reserve(self, layer: int, layers: int) -> int:
         """One slot where a summary is made."""
@@ -252,27 +256,10 @@ class WithSummary(Wrapped):
         self, view: LayerView, kept: Int[Tensor, "head kept"], scores: Scores
     ) -> Merged | None:
         """The summary token; each KV head folds its own evicted tokens."""
-        if not self.reserve(view.layer, view.layers) or view.rotate is None:
+        if not self.reserve(view.layer, view.layers) or kept.shape[-1] == view.tokens:
             return None
-        heads = view.ids.shape[0]
-        stays = torch.zeros(heads, view.tokens, dtype=torch.bool, device=view.ids.device)
-        stays.scatter_(1, kept.expand(heads, -1), True)
-        evicted = (~stays).nonzero()[:, 1].reshape(heads, -1)
-        last = view.positions.masked_fill(~stays[:, None], -1).amax((0, 2)) + 1
-        kv_heads, dim = view.kv_heads, keys_of(view).shape[-1]
-        index = evicted.expand(kv_heads, -1)[..., None].expand(-1, -1, dim)
-        axes = view.positions.shape[1]
-        old = view.positions.gather(2, evicted[:, None].expand(-1, axes, -1))
-        keys = keys_of(view).gather(1, index)
-        turned = view.rotate(keys, old, last[None, :, None].expand(*old.shape[:2], 1))
-        values = values_of(view).gather(1, index)
-        assert view.keys is not None and view.values is not None
-        return Merged(
-            keys=turned.mean(1, keepdim=True).to(view.keys.dtype),
-            values=values.mean(1, keepdim=True).to(view.values.dtype),
-            positions=last[:, None],
-            sources=(view.ids.gather(1, evicted).unique(),),
-        )
+        gone, at = evicted(view, kept), behind_kept(view, kept)
+        return folded(view, gone, keys_of(view), values_of(view), at)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -283,23 +270,17 @@ class WithPositions(Wrapped):
         "lazy", "Position rule unless the session names one (see `hermes_lab.retention.positions`)."
     )
 
-    name: ClassVar[str] = "with_positions"
-    title: ClassVar[str] = "any policy, another position rule"
-    source: ClassVar[str] = "HERMES (arXiv 2601.14724), appendix E"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        set_traits(self, default_positions=self.rule)
+    name = "with_positions"
+    title = "any policy, another position rule"
+    source = "HERMES (arXiv 2601.14724), appendix E"
+    default_positions = computed(attrgetter("rule"))
 
 
 @dataclass(frozen=True, kw_only=True)
 class SharedHeads(Wrapped):
     """The same policy with one token set for all KV heads of a layer: a per-head score is averaged. Source: baseline."""
 
-    name: ClassVar[str] = "shared_heads"
-    title: ClassVar[str] = "any policy, one token set for all heads"
-    source: ClassVar[str] = "baseline"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        set_traits(self, per_head=False)
+    name = "shared_heads"
+    title = "any policy, one token set for all heads"
+    source = "baseline"
+    per_head = False

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -77,15 +79,34 @@ def average_pool(values: Float[Tensor, "head token"], kernel: int) -> Float[Tens
     return torch.nn.functional.avg_pool1d(values, kernel, stride=1, padding=kernel // 2)
 
 
-def whole(exact: list[float], total: int) -> list[int]:
-    """Whole numbers nearest to `exact` with exactly the given total (largest remainders first, lower layers on ties)."""
+def whole(
+    exact: list[float], total: int, *, ties: Literal["shallow", "deep"] = "shallow"
+) -> list[int]:
+    """Whole numbers nearest to `exact`, one for each layer, with exactly the given total: largest remainders first.
+
+    Args:
+        ties: which of several layers with the same remainder is rounded up first.
+    """
     floors = [int(value) for value in exact]
-    order = sorted(range(len(exact)), key=lambda i: (floors[i] - exact[i], i))
+    sign = 1 if ties == "shallow" else -1
+    order = sorted(range(len(exact)), key=lambda i: (floors[i] - exact[i], sign * i))
     for i in order[: max(0, total - sum(floors))]:
         floors[i] += 1
     return floors
 
 
-def band_of(layer: int, layers: int) -> int:
-    """0 for shallow layers, 1 for middle ones, 2 for deep ones, at HERMES' edges of a tenth and seven tenths of the depth."""
-    return int(layer >= int(0.1 * layers)) + int(layer >= int(0.7 * layers))
+SHALLOW_UNTIL, DEEP_FROM = 0.1, 0.7
+"""Shares of the depth at which HERMES' bands meet (arXiv 2601.14724, §3.1)."""
+
+
+def edges_of(
+    layers: int, shallow: float = SHALLOW_UNTIL, deep: float = DEEP_FROM
+) -> tuple[int, int]:
+    """First middle layer and first deep layer of a model, both shares of its depth rounded down."""
+    return int(shallow * layers), int(deep * layers)
+
+
+def band_of(layer: int, layers: int, edges: tuple[int, int] | None = None) -> int:
+    """0 for shallow layers, 1 for middle ones, 2 for deep ones, at HERMES' edges (see `edges_of`) or at given ones."""
+    middle, deep = edges or edges_of(layers)
+    return int(layer >= middle) + int(layer >= deep)

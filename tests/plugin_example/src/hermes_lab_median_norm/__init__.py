@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from hermes_lab.policies.base import LayerView, Need, Policy, Scores, setting
 
@@ -14,12 +13,12 @@ class MedianNorm(Policy):
 
     quantile: float = setting(0.5, "Which norm counts as ordinary.", minimum=0.0, maximum=1.0)
 
-    name: ClassVar[str] = "median_norm"
-    title: ClassVar[str] = "key norms near the median"
-    source: ClassVar[str] = "example"
-    licence: ClassVar[str] = "Apache-2.0"
-    needs: ClassVar[frozenset[Need]] = frozenset({Need.KEYS})
-    per_head: ClassVar[bool] = True
+    name = "median_norm"
+    title = "key norms near the median"
+    source = "example"
+    licence = "Apache-2.0"
+    needs = frozenset({Need.KEYS})
+    per_head = True
 
     def score(self, view: LayerView) -> Scores:
         """Minus the distance of each norm from the quantile; one row for each token set of the layer."""
