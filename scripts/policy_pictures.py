@@ -34,13 +34,15 @@ from hermes_lab.engine.passes import Wants
 from hermes_lab.errors import LabError, nearest
 from hermes_lab.figures.frame_share import Panel, draw, draw_legend, frame_shares, small
 from hermes_lab.lab import Lab
-from hermes_lab.policies import catalogue, pictured, registry
+from hermes_lab.policies import registry
 from hermes_lab.policies.parts.scoring import band_of
-from hermes_lab.policies.pictured import UNPICTURED, Band, Pictured, measured
 from hermes_lab.segment import Segment
 from hermes_lab.stream.session import StreamSession
 from hermes_lab.tokens import Role
 from hermes_lab.worlds import bundled as clip
+from scripts import policy_catalogue as catalogue
+from scripts import policy_pictured as pictured
+from scripts.policy_pictured import UNPICTURED, Band, Pictured, measured
 
 ROOT = Path(__file__).resolve().parents[1]
 BUDGET_TOKENS = 512

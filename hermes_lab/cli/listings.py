@@ -54,7 +54,7 @@ def policies(
     from hermes_lab import policies as registry
 
     if table:
-        from hermes_lab.policies.catalogue import policy_table
+        from hermes_lab.cli.policy_table import policy_table
 
         say(policy_table())
         return

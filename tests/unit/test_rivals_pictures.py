@@ -12,8 +12,10 @@ from PIL import Image
 
 from hermes_lab.errors import LabError
 from hermes_lab.figures.frame_share import Panel, colours, draw, draw_legend, frame_shares, small
-from hermes_lab.policies import catalogue, pictured, registry
-from hermes_lab.policies.pictured import Band, Pictured, measured
+from hermes_lab.policies import registry
+from scripts import policy_catalogue as catalogue
+from scripts import policy_pictured as pictured
+from scripts.policy_pictured import Band, Pictured, measured
 
 PAGE = Path(__file__).parents[2] / "docs" / "policies.md"
 FOLDER = catalogue.pictures_of(PAGE)
