@@ -19,11 +19,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration
+from transformers import (
+    AutoTokenizer,
+    LlavaOnevisionConfig,
+    LlavaOnevisionForConditionalGeneration,
+)
 
 from hermes_lab.lab import Lab
 from hermes_lab.models.llava_onevision import LlavaOnevision
-from hermes_lab.training.vocabulary import tokenizer
+from hermes_lab.pocket.shipped import shipped_path
 
 HIDDEN = 64
 VISION = 32
@@ -200,6 +204,6 @@ def _plant_output(model: LlavaOnevisionForConditionalGeneration) -> None:
 
 def planted_lab(plant: Plant | None = None, *, seed: int = 0) -> Lab:
     """The planted model ready to stream, with the default model's words as its tokenizer."""
-    words = tokenizer()
+    words = AutoTokenizer.from_pretrained(shipped_path())
     model = planted_model(plant, vocab_size=len(words), seed=seed)
     return Lab(LlavaOnevision(model=model, tokenizer=words, name="planted"))

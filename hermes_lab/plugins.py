@@ -17,7 +17,7 @@ class Plugins:
 
     Args:
         group: the entry-point group.
-        kind: what a plug-in of it is, in one word ("policy").
+        kind: what a plug-in of it is, in a word or two ("policy").
         builtin: names that plug-ins cannot take.
         fault: why an object that an entry point names cannot be used, as a clause, or None; given the entry
             point's name and the object.
@@ -46,6 +46,10 @@ class Plugins:
                     self._problems[entry.name] = str(error)
                     _log.warning("%s", error)
         return self._found
+
+    def sound(self) -> dict[str, Any]:
+        """Sound plug-ins as far as they are loaded; nothing is imported."""
+        return dict(self._found or {})
 
     def problems(self) -> dict[str, str]:
         """One sentence for each plug-in that cannot be used, by name."""

@@ -10,7 +10,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from hermes_lab.models import Adapter, Cursor, Segment
+from hermes_lab.engine.cursor import Cursor
+from hermes_lab.models import Adapter, Segment
 from hermes_lab.tokens import Role
 
 Frame = npt.NDArray[np.uint8]

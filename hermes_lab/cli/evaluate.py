@@ -30,7 +30,9 @@ def evaluate(
     """Measure exact match on questions with known answers, by type and horizon, beside the majority baseline."""
     if suite != "worlds":
         raise LabError(f"There is no suite {suite!r}; the suite that ships is 'worlds'.")
+    from hermes_lab.evaluation.scores import Comparison
     from hermes_lab.evaluation.worlds import compare
+    from hermes_lab.training.exam import examine
 
     saved = Saved(save)
     say_untested()
@@ -41,7 +43,10 @@ def evaluate(
         def advance(done: int, total: int) -> None:
             bars.update(task, completed=done, total=total)
 
-        result = compare(model, policy or [], streams=streams, frames=frames, progress=advance)
+        if policy:
+            result = compare(model, policy, streams=streams, frames=frames, progress=advance)
+        else:
+            result = Comparison([examine(model, streams, frames, advance)])
     if as_json:
         print_json(result.to_json())
     else:

@@ -20,7 +20,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 def models(as_json: Json = False) -> None:
     """List the models that are shipped and the families that load from a folder or a hub."""
     from hermes_lab import pocket
-    from hermes_lab.models import families
+    from hermes_lab.models import families, problems
 
     shipped = [{"name": name, "note": pocket.describe(name)} for name in pocket.names()]
     known = [asdict(family) for family in families()]
@@ -32,8 +32,12 @@ def models(as_json: Json = False) -> None:
         say(f"  {model['name']:<16} {model['note']}")
     say(_bold("\nFamilies", " (`--model` takes a hub id or a local folder)"))
     for family in families():
-        say(Text.assemble("  ", _bold(family.name, f"  {family.note}")))
-        say(f"    e.g. {', '.join(family.examples)}")
+        origin = "" if family.origin == "built-in" else f" ({family.origin})"
+        say(Text.assemble("  ", _bold(family.name, f"  {family.note}{origin}")))
+        if family.examples:
+            say(f"    e.g. {', '.join(family.examples)}")
+    for problem in problems():
+        say(Text(problem, "yellow"))
 
 
 def _bold(name: str, rest: str) -> Text:

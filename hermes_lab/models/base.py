@@ -39,7 +39,16 @@ class FrameLayout:
 
 @dataclass
 class Adapter(ABC):
-    """One loaded model of one family. Subclasses live one per file and are listed in `models/loading.py`."""
+    """One loaded model of one family. Subclasses live one per file and are listed in `models/registry.py`, which also
+    finds those of other packages.
+
+    Class attributes:
+        family: name of the family.
+        model_types: `model_type` values of config.json that this adapter takes.
+        rotary_axes: 1, or 3 for M-RoPE.
+        examples: hub ids of checkpoints, for listings.
+        note: one line on how the family streams, for listings.
+    """
 
     model: nn.Module  # the ...ForConditionalGeneration, in eval mode, unmodified class
     tokenizer: Any
@@ -48,10 +57,10 @@ class Adapter(ABC):
     revision: str | None = None
 
     family: ClassVar[str] = ""
-    model_types: ClassVar[
-        tuple[str, ...]
-    ] = ()  # `config.model_type` values that this adapter takes
+    model_types: ClassVar[tuple[str, ...]] = ()
     rotary_axes: ClassVar[int] = 1
+    examples: ClassVar[tuple[str, ...]] = ()
+    note: ClassVar[str] = ""
 
     # --- where things are ------------------------------------------------------------------
     @property
@@ -156,6 +165,15 @@ class Adapter(ABC):
     def decode(self, ids: Sequence[int]) -> str:
         """Text of generated ids, special tokens left out."""
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
+
+    # --- other libraries -------------------------------------------------------------------
+    def bridge_architecture(self) -> str | type[Any]:
+        """What of TransformerLens fits the model, for `lens.bridge`: an architecture's name, or an adapter class.
+
+        Default: the model's own class. A family whose class TransformerLens does not know names one of the same module
+        layout, or brings an `ArchitectureAdapter` of its own.
+        """
+        return type(self.model).__name__
 
     # --- limits ----------------------------------------------------------------------------
     @property

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, cast
 import numpy as np
 import numpy.typing as npt
 import torch
+from einops import rearrange
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -18,7 +19,7 @@ from hermes_lab.errors import ModelError
 from hermes_lab.models.assemble import GridRun, TextRun, assemble
 from hermes_lab.models.base import FrameLayout
 from hermes_lab.models.capture import Call, attention_received, watching
-from hermes_lab.models.chat import ChatAdapter
+from hermes_lab.models.conditional import ConditionalGeneration
 from hermes_lab.models.preprocess import (
     BICUBIC,
     FrameSettings,
@@ -30,7 +31,7 @@ from hermes_lab.segment import Segment
 from hermes_lab.tokens import Role
 
 
-class FixedFrames(ChatAdapter):
+class FixedFrames(ConditionalGeneration):
     """Frames never see each other in the vision encoder, so chunks of any length give the same tokens."""
 
     frame_defaults: ClassVar[Mapping[str, Any]] = {
@@ -38,25 +39,6 @@ class FixedFrames(ChatAdapter):
         "image_mean": (0.5, 0.5, 0.5),
         "image_std": (0.5, 0.5, 0.5),
     }
-
-    @property
-    def _inner(self) -> Any:
-        return cast(Any, self.model).model
-
-    @property
-    def decoder(self) -> nn.Module:
-        """The text model."""
-        return cast(nn.Module, self._inner.language_model)
-
-    @property
-    def head(self) -> nn.Module:
-        """The language-model head."""
-        return cast(nn.Module, cast(Any, self.model).lm_head)
-
-    @property
-    def vision(self) -> nn.Module:
-        """The vision tower."""
-        return cast(nn.Module, self._inner.vision_tower)
 
     # --- what a family says ----------------------------------------------------------------
     @property
@@ -153,8 +135,9 @@ class FixedFrames(ChatAdapter):
     def to_grid(self, patches: Float[Tensor, "n patches width"]) -> Float[Tensor, "n cells width"]:
         """Mean over the patches that each token of the grid covers; a class token in front is dropped."""
         side = self.patch_side
-        image = patches[:, -(side**2) :].float().transpose(1, 2).unflatten(2, (side, side))
-        return F.adaptive_avg_pool2d(image, self.grid_side).flatten(2).transpose(1, 2)
+        image = rearrange(patches[:, -(side**2) :].float(), "n (y x) width -> n width y x", y=side)
+        pooled = F.adaptive_avg_pool2d(image, self.grid_side)
+        return rearrange(pooled, "n width row col -> n (row col) width")
 
     def _pixels(self, frames: Sequence[npt.NDArray[np.uint8]]) -> Float[Tensor, "n 3 h w"]:
         pixels = torch.cat([self.resize_frame(stack_frames([frame])) for frame in frames])
@@ -172,8 +155,9 @@ class FixedFrames(ChatAdapter):
         query, key = attention.q_proj(call.hidden), attention.k_proj(call.hidden)
         if hasattr(attention, "q_norm"):
             query, key = attention.q_norm(query), attention.k_norm(key)
-        split = (attention.num_heads, attention.head_dim)
-        query = query.unflatten(-1, split).transpose(1, 2)
-        key = key.unflatten(-1, split).transpose(1, 2)
+        query, key = (
+            rearrange(x, "n patch (head dim) -> n head patch dim", head=attention.num_heads)
+            for x in (query, key)
+        )
         rows = [attention_received(q, k, attention.scale) for q, k in zip(query, key, strict=True)]
         return torch.stack(rows)

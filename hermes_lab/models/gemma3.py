@@ -24,6 +24,10 @@ class Gemma3(FixedFrames):
 
     family: ClassVar[str] = "gemma3"
     model_types: ClassVar[tuple[str, ...]] = ("gemma3",)
+    examples: ClassVar[tuple[str, ...]] = ("google/gemma-3-4b-it", "google/gemma-3-12b-it")
+    note: ClassVar[str] = (
+        "256 causal tokens a frame; refused where more is kept than its sliding windows hold"
+    )
     frame_defaults: ClassVar[Mapping[str, Any]] = {
         **FixedFrames.frame_defaults,
         "resample": BILINEAR,

@@ -25,6 +25,15 @@ class Idefics3(FixedFrames):
 
     family: ClassVar[str] = "idefics3"
     model_types: ClassVar[tuple[str, ...]] = ("idefics3", "smolvlm")
+    examples: ClassVar[tuple[str, ...]] = (
+        "HuggingFaceTB/SmolVLM2-2.2B-Instruct",
+        "HuggingFaceM4/Idefics3-8B-Llama3",
+    )
+    note: ClassVar[str] = (
+        "each frame one unsplit image; SmolVLM names each frame's minute and second"
+    )
+    decoder_name: ClassVar[str] = "text_model"
+    vision_name: ClassVar[str] = "vision_model"
     frame_defaults: ClassVar[Mapping[str, Any]] = {
         **FixedFrames.frame_defaults,
         "resample": LANCZOS,
@@ -37,16 +46,6 @@ class Idefics3(FixedFrames):
         "{% elif part['type'] == 'video' %}<video>{% else %}<image>{% endif %}{% endfor %}"
         "<end_of_utterance>\n{% endfor %}{% if add_generation_prompt %}Assistant:{% endif %}"
     )
-
-    @property
-    def decoder(self) -> nn.Module:
-        """The Llama-class text model."""
-        return cast(nn.Module, self._inner.text_model)
-
-    @property
-    def vision(self) -> nn.Module:
-        """The SigLIP-class tower."""
-        return cast(nn.Module, self._inner.vision_model)
 
     @property
     def _projector(self) -> nn.Module:
@@ -99,6 +98,10 @@ class Idefics3(FixedFrames):
         if sampling := saved.get("video_sampling"):
             saved["size"] = sampling["video_size"]
         return FrameSettings.from_saved(saved, self.frame_defaults)
+
+    def bridge_architecture(self) -> str:
+        """TransformerLens knows the module layout of both under the name of Idefics3."""
+        return "Idefics3ForConditionalGeneration"
 
     @property
     def _is_smolvlm(self) -> bool:

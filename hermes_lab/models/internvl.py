@@ -23,6 +23,8 @@ class InternVL(FixedFrames):
 
     family: ClassVar[str] = "internvl"
     model_types: ClassVar[tuple[str, ...]] = ("internvl",)
+    examples: ClassVar[tuple[str, ...]] = ("OpenGVLab/InternVL3-1B-hf", "OpenGVLab/InternVL3-8B-hf")
+    note: ClassVar[str] = "256 tokens a frame between image tokens, frames not numbered"
     frame_defaults: ClassVar[Mapping[str, Any]] = {**FixedFrames.frame_defaults, **_IMAGENET}
     fallback_template: ClassVar[str] = (
         "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{% for part in m['content'] %}"
@@ -52,6 +54,21 @@ class InternVL(FixedFrames):
         """The video token, with the line break behind it that here belongs to the last frame."""
         token = str(getattr(self.tokenizer, "video_token", "<video>"))
         return [("video", f"{token}\n"), ("video", token)]
+
+    def bridge_architecture(self) -> type[Any]:
+        """LLaVA's adapter of TransformerLens without its vision encoder: InternViT is left to transformers."""
+        from transformer_lens.model_bridge.supported_architectures.llava import (
+            LlavaArchitectureAdapter,
+        )
+
+        class InternVLArchitectureAdapter(LlavaArchitectureAdapter):
+            """InternVL (-hf): a Qwen2 decoder where LLaVA has its own."""
+
+            def __init__(self, cfg: Any) -> None:
+                super().__init__(cfg)
+                cast("dict[str, Any]", self.component_mapping).pop("vision_encoder")
+
+        return InternVLArchitectureAdapter
 
     def markers(self, time_s: float) -> tuple[str, str]:
         """The image tokens; the line break separates frames, and the last one from the question."""

@@ -19,6 +19,11 @@ class LlavaOnevision(FixedFrames):
 
     family: ClassVar[str] = "llava_onevision"
     model_types: ClassVar[tuple[str, ...]] = ("llava_onevision",)
+    examples: ClassVar[tuple[str, ...]] = (
+        "llava-hf/llava-onevision-qwen2-0.5b-ov-hf",
+        "llava-hf/llava-onevision-qwen2-7b-ov-hf",
+    )
+    note: ClassVar[str] = "frames one by one, 196 tokens each at 384 px"
     fallback_template: ClassVar[str] = (
         "{% for m in messages %}<|im_start|>{{ m['role'] }} "
         "{% for part in m['content'] %}{% if part['type'] == 'video' %}<video>{% endif %}{% endfor %}"

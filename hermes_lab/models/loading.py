@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,12 +17,9 @@ from hermes_lab.errors import ModelError, nearest
 from hermes_lab.files import is_folder, looked_up, named
 from hermes_lab.models.base import Adapter
 from hermes_lab.models.device import check_device
-from hermes_lab.models.gemma3 import Gemma3
-from hermes_lab.models.idefics3 import Idefics3
-from hermes_lab.models.internvl import InternVL
-from hermes_lab.models.llava_onevision import LlavaOnevision
-from hermes_lab.models.qwen2_5_vl import Qwen2_5VL
-from hermes_lab.models.qwen3_vl import Qwen3VL
+from hermes_lab.models.registry import FamilyInfo as FamilyInfo
+from hermes_lab.models.registry import adapter_class, families
+from hermes_lab.pocket.shipped import names, shipped_path
 
 _TEMPLATE_FILES = ("chat_template.json", "processor_config.json")
 _NEEDED = (
@@ -31,67 +27,6 @@ _NEEDED = (
     ("*.safetensors", "weights (*.safetensors; pickled weights are never read)"),
     ("tokenizer*", "tokenizer (tokenizer.json, tokenizer.model ...)"),
 )
-
-
-@dataclass(frozen=True)
-class FamilyInfo:
-    """One supported family, for listings.
-
-    Attributes:
-        name: the adapter's family.
-        model_types: `model_type` values of config.json that it takes.
-        rotary_axes: 1, or 3 for M-RoPE.
-        examples: hub ids of checkpoints.
-        note: one line on how it streams.
-    """
-
-    name: str
-    model_types: tuple[str, ...]
-    rotary_axes: int
-    examples: tuple[str, ...]
-    note: str
-
-
-_FAMILIES: tuple[tuple[type[Adapter], tuple[str, ...], str], ...] = (
-    (
-        LlavaOnevision,
-        ("llava-hf/llava-onevision-qwen2-0.5b-ov-hf", "llava-hf/llava-onevision-qwen2-7b-ov-hf"),
-        "frames one by one, 196 tokens each at 384 px",
-    ),
-    (
-        Qwen2_5VL,
-        ("Qwen/Qwen2.5-VL-3B-Instruct", "Qwen/Qwen2.5-VL-7B-Instruct", "Qwen/Qwen2-VL-2B-Instruct"),
-        "pairs of frames, M-RoPE time follows the clock; feed even chunks",
-    ),
-    (
-        Qwen3VL,
-        ("Qwen/Qwen3-VL-2B-Instruct", "Qwen/Qwen3-VL-4B-Instruct", "Qwen/Qwen3-VL-8B-Instruct"),
-        "pairs of frames with their time in words, interleaved M-RoPE, DeepStack; feed even chunks",
-    ),
-    (
-        Idefics3,
-        ("HuggingFaceTB/SmolVLM2-2.2B-Instruct", "HuggingFaceM4/Idefics3-8B-Llama3"),
-        "each frame one unsplit image; SmolVLM names each frame's minute and second",
-    ),
-    (
-        InternVL,
-        ("OpenGVLab/InternVL3-1B-hf", "OpenGVLab/InternVL3-8B-hf"),
-        "256 tokens a frame between image tokens, frames not numbered",
-    ),
-    (
-        Gemma3,
-        ("google/gemma-3-4b-it", "google/gemma-3-12b-it"),
-        "256 causal tokens a frame; refused where more is kept than its sliding windows hold",
-    ),
-)
-
-
-def families() -> list[FamilyInfo]:
-    """The supported model families."""
-    return [
-        FamilyInfo(adapter.family, adapter.model_types, adapter.rotary_axes, examples, note)
-        for adapter, examples, note in _FAMILIES
-    ]
 
 
 def load(
@@ -123,7 +58,7 @@ def load(
     source = _resolve(name)
     hub = {"revision": revision, "local_files_only": local_files_only}
     config = _read_config(source, hub)
-    adapter = _adapter_class(str(name), config)
+    adapter = adapter_class(str(name), config.get("model_type"))
     model = _load_model(source, hub, dtype, device_map)
     if device is not None:
         try:
@@ -143,8 +78,6 @@ def load(
 
 def _shipped() -> dict[str, Path]:
     """Names and folders of the models that travel with the package."""
-    from hermes_lab.pocket import names, shipped_path
-
     return {name: shipped_path(name) for name in names()}
 
 
@@ -200,18 +133,6 @@ def _read_config(source: str, hub: Mapping[str, Any]) -> dict[str, Any]:
             f"The model {source!r} is neither a folder here nor reachable on the hub: {_line(error)}"
         ) from error
     return config
-
-
-def _adapter_class(name: str, config: Mapping[str, Any]) -> type[Adapter]:
-    model_type = config.get("model_type")
-    for adapter, _, _ in _FAMILIES:
-        if model_type in adapter.model_types:
-            return adapter
-    supported = ", ".join(kind for adapter, _, _ in _FAMILIES for kind in adapter.model_types)
-    raise ModelError(
-        f"{name} is a model of type {model_type!r}, which cannot be streamed here; supported types are "
-        f"{supported}."
-    )
 
 
 def _load_model(

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from einops import rearrange
 from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn import functional as F
@@ -103,7 +104,7 @@ def stack_frames(frames: Sequence[npt.NDArray[np.uint8]]) -> UInt8[Tensor, "n 3 
                 f"A frame has shape {tuple(frame.shape)} and dtype {frame.dtype}; frames must be RGB uint8 "
                 "arrays of shape [height, width, 3]."
             )
-    return torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2)
+    return rearrange(torch.from_numpy(np.stack(frames)), "n h w channel -> n channel h w")
 
 
 def resize(
@@ -230,11 +231,8 @@ def temporal_patches(
     """
     if missing := -frames.shape[0] % frames_per_patch:
         frames = torch.cat([frames, frames[-1:].expand(missing, -1, -1, -1)])
-    n, channels, height, width = frames.shape
-    cut = frames.reshape(
-        n // frames_per_patch, frames_per_patch, channels,
-        height // (patch * merge), merge, patch,
-        width // (patch * merge), merge, patch,
+    return rearrange(
+        frames,
+        "(group frame) channel (row in_row y) (col in_col x) -> (group row col in_row in_col) (channel frame y x)",
+        frame=frames_per_patch, in_row=merge, in_col=merge, y=patch, x=patch,
     )  # fmt: skip
-    ordered = cut.permute(0, 3, 6, 4, 7, 2, 1, 5, 8)
-    return ordered.reshape(-1, channels * frames_per_patch * patch * patch)

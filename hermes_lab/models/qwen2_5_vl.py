@@ -36,6 +36,12 @@ class Qwen2_5VL(QwenVision):
 
     family: ClassVar[str] = "qwen2_5_vl"
     model_types: ClassVar[tuple[str, ...]] = ("qwen2_5_vl", "qwen2_vl")
+    examples: ClassVar[tuple[str, ...]] = (
+        "Qwen/Qwen2.5-VL-3B-Instruct",
+        "Qwen/Qwen2.5-VL-7B-Instruct",
+        "Qwen/Qwen2-VL-2B-Instruct",
+    )
+    note: ClassVar[str] = "pairs of frames, M-RoPE time follows the clock; feed even chunks"
     frame_defaults: ClassVar[dict[str, Any]] = bicubic_defaults(
         128 * 28 * 28, 768 * 28 * 28, _CLIP_MEAN, _CLIP_STD
     )

@@ -35,6 +35,14 @@ class Qwen3VL(QwenVision):
 
     family: ClassVar[str] = "qwen3_vl"
     model_types: ClassVar[tuple[str, ...]] = ("qwen3_vl",)
+    examples: ClassVar[tuple[str, ...]] = (
+        "Qwen/Qwen3-VL-2B-Instruct",
+        "Qwen/Qwen3-VL-4B-Instruct",
+        "Qwen/Qwen3-VL-8B-Instruct",
+    )
+    note: ClassVar[str] = (
+        "pairs of frames with their time in words, interleaved M-RoPE, DeepStack; feed even chunks"
+    )
     frame_defaults: ClassVar[dict[str, Any]] = bicubic_defaults(
         128 * 32 * 32, 768 * 32 * 32, _HALF, _HALF
     )

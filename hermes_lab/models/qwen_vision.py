@@ -11,13 +11,14 @@ from typing import Any, ClassVar, cast
 import numpy as np
 import numpy.typing as npt
 import torch
+from einops import rearrange
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import apply_rotary_pos_emb_vision
 
 from hermes_lab.models.base import FrameLayout
 from hermes_lab.models.capture import Call, attention_received
-from hermes_lab.models.chat import ChatAdapter
+from hermes_lab.models.conditional import ConditionalGeneration
 from hermes_lab.models.preprocess import (
     BICUBIC,
     FrameSettings,
@@ -43,10 +44,11 @@ class Run:
         return [(start, min(start + per_group - 1, self.last)) for start in starts]
 
 
-class QwenVision(ChatAdapter):
+class QwenVision(ConditionalGeneration):
     """Frames are paired into spatio-temporal patches; frames of different sizes never share a pair."""
 
     rotary_axes: ClassVar[int] = 3
+    vision_name: ClassVar[str] = "visual"  # with its patch merger
     frame_defaults: ClassVar[dict[str, Any]] = {}
     fallback_template: ClassVar[str] = (
         "{% if messages[0]['role'] != 'system' %}<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
@@ -55,25 +57,6 @@ class QwenVision(ChatAdapter):
         "{% else %}{{ part['text'] }}{% endif %}{% endfor %}<|im_end|>\n{% endfor %}"
         "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
     )
-
-    @property
-    def _inner(self) -> Any:
-        return cast(Any, self.model).model
-
-    @property
-    def decoder(self) -> nn.Module:
-        """The text model."""
-        return cast(nn.Module, self._inner.language_model)
-
-    @property
-    def head(self) -> nn.Module:
-        """The language-model head."""
-        return cast(nn.Module, cast(Any, self.model).lm_head)
-
-    @property
-    def vision(self) -> nn.Module:
-        """The vision transformer with its patch merger."""
-        return cast(nn.Module, self._inner.visual)
 
     @cached_property
     def frame_settings(self) -> FrameSettings:
@@ -146,10 +129,13 @@ class QwenVision(ChatAdapter):
     def _received(self, call: Call) -> Float[Tensor, " patches"]:
         """Attention that each patch receives in the tower's last layer, within its group of frames."""
         attention = cast(Any, call.module)
-        packed = attention.qkv(call.hidden).unflatten(-1, (3, attention.num_heads, -1))
-        query, key = apply_rotary_pos_emb_vision(
-            packed[:, 0], packed[:, 1], *call.kwargs["position_embeddings"]
+        query, key, _ = rearrange(
+            attention.qkv(call.hidden),
+            "patch (part head dim) -> part patch head dim",
+            part=3,
+            head=attention.num_heads,
         )
+        query, key = apply_rotary_pos_emb_vision(query, key, *call.kwargs["position_embeddings"])
         bounds = call.kwargs["cu_seqlens"].tolist()
         return torch.cat(
             [

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
@@ -49,7 +50,10 @@ class LagKV(Policy):
             )
             return Scores(recency, {"recency": recency})
         end = sinks + partitions * lag
-        parts = [_spread(x[:, sinks:end].unflatten(1, (partitions, lag))) for x in (keys, values)]
+        parts = [
+            _spread(rearrange(x[:, sinks:end], "h (partition lag) d -> h partition lag d", lag=lag))
+            for x in (keys, values)
+        ]
         spread = (parts[0] + parts[1]) / 2
         ranked = spread
         if not self.across:

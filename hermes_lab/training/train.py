@@ -19,13 +19,13 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from hermes_lab.pocket.recipes import config as named_config
 from hermes_lab.training import checkpoint
 from hermes_lab.training.config import PocketConfig
 from hermes_lab.training.config import smoke as smoke_config
 from hermes_lab.training.decode import Decoding
 from hermes_lab.training.perceive import perceive
 from hermes_lab.training.process import PROGRESS, Process
+from hermes_lab.training.recipes import config as named_config
 from hermes_lab.training.warm import warmed
 
 

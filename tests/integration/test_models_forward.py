@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from hermes_lab import models
-from hermes_lab.models import Adapter, Cursor, Segment
+from hermes_lab.engine.cursor import Cursor
+from hermes_lab.models import Adapter, Segment
 from tests.checkpoints import FAMILIES, VARIANTS
 from tests.segments import QUESTION, frames_of, input_ids, place, stream
 

@@ -13,8 +13,9 @@ import torch
 from transformers import DynamicCache
 
 from hermes_lab.engine import upstream
+from hermes_lab.engine.cursor import Cursor
 from hermes_lab.errors import LabError
-from hermes_lab.models import Adapter, Cursor, Segment, load
+from hermes_lab.models import Adapter, Segment, load
 from hermes_lab.training import data
 from hermes_lab.training.branches import answer_logits, watch
 from hermes_lab.training.build import build, save

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from hermes_lab.errors import LabError
-from hermes_lab.pocket.recipes import CONFIGS, config
 from hermes_lab.training import checkpoint, lookup, perception
 from hermes_lab.training.build import build, save
 from hermes_lab.training.config import PocketConfig, Stage, TextShape, VisionShape, smoke
@@ -19,6 +18,7 @@ from hermes_lab.training.decode import Decoding
 from hermes_lab.training.dense import DenseTargets
 from hermes_lab.training.perceive import perceive
 from hermes_lab.training.process import Process
+from hermes_lab.training.recipes import CONFIGS, config
 from hermes_lab.training.train import planned, train
 from hermes_lab.training.vocabulary import WORDS
 from hermes_lab.training.warm import take_tower

@@ -15,6 +15,7 @@ from hermes_lab.evaluation.worlds import compare, evaluate_worlds, policy_text
 from hermes_lab.lab import Lab
 from hermes_lab.pocket.shipped import names, shipped_path, trained_frames
 from hermes_lab.stream.session import StreamSession
+from hermes_lab.training.exam import examine
 from hermes_lab.worlds import UNLEARNED, World, bundled
 
 
@@ -33,7 +34,7 @@ def test_the_shipped_folder_is_small_and_reads_offline_in_float32(lab: Lab) -> N
 
 @pytest.mark.parametrize("name", names())
 def test_each_sees_and_remembers_far_better_than_blind_answers(name: str) -> None:
-    result = evaluate_worlds(name, streams=6, frames=64)
+    result = examine(name, streams=6, frames=64)
     for horizon, margin in (("now", 0.5), ("recent", 0.4), ("long", 0.2)):
         score = result.by_horizon[horizon]
         assert score.share > score.majority + margin, (horizon, score)
@@ -93,8 +94,23 @@ def test_policies_are_compared_on_the_same_questions(lab: Lab) -> None:
     compared = compare(lab, ["full", "fifo"], streams=2, frames=32)
     full, fifo = compared.results
     assert full.questions == fifo.questions
-    assert fifo.policy == policy_text("fifo", 32) == "fifo(budget_tokens=136)"
+    assert fifo.policy == policy_text("fifo", 32, lab) == "fifo(budget_tokens=136)"
     assert "fifo" in compared.table()
+
+
+def test_without_a_policy_everything_is_kept(lab: Lab) -> None:
+    assert evaluate_worlds(lab, streams=1, frames=16).policy == "full"
+    (result,) = compare(lab, streams=1, frames=16).results
+    assert result.policy == "full"
+
+
+@pytest.mark.parametrize("name", ["pocket", "pocket-mrope"])
+def test_a_quarter_of_a_stream_is_counted_in_the_models_own_tokens(name: str) -> None:
+    lab = hermes_lab.load(name)
+    world = World.generate(1000, 32)
+    frames = len(lab.adapter.encode([world.frame(t) for t in range(32)], list(range(32))))
+    budget = len(lab.adapter.prefix()) + frames // 4
+    assert policy_text("fifo", 32, lab) == f"fifo(budget_tokens={budget})"
 
 
 def test_impossible_evaluations_are_refused_in_words(lab: Lab) -> None:

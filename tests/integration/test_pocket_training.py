@@ -13,12 +13,12 @@ import torch
 from transformers import LlavaOnevisionForConditionalGeneration
 
 from hermes_lab.errors import LabError, ModelError
-from hermes_lab.pocket.recipes import config
 from hermes_lab.pocket.shipped import CARD, shipped_path
 from hermes_lab.training import checkpoint, data, motion, perception
 from hermes_lab.training.build import build, save
 from hermes_lab.training.config import PocketConfig, Recipe, Stage, TextShape, VisionShape
 from hermes_lab.training.optim import Average, Muon, Pair
+from hermes_lab.training.recipes import config
 from hermes_lab.training.train import train
 from hermes_lab.training.vocabulary import UNKNOWN, WORDS, tokenizer
 from hermes_lab.worlds import TYPES, World

@@ -14,7 +14,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
 TITLE = re.compile(r'title="([^"]+)"')
-QUOTED_FROM = (ROOT, ROOT / "tests" / "plugin_example", ROOT / "tests" / "study_example")
+EXAMPLES = ("plugin_example", "study_example", "family_example")
+QUOTED_FROM = (ROOT, *(ROOT / "tests" / example for example in EXAMPLES))
 REASON = "# not run by the tests: "
 
 
