@@ -1,4 +1,7 @@
-"""The small recording that ships with the package, so that the dashboard opens on something real at once."""
+"""The small recording that ships with the package, so that the dashboard opens on something real at once.
+
+Its files enter, made by a script, and where they lie.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """`hermes-lab`: every command, and one way to fail.
 
-Commands import what they need when they run, so that `--help` and listings answer at once.
+One command enters, one file each: its options, its words, its progress bars. What it does is in the rooms below. Commands
+import what they need when they run, so that `--help` and listings answer at once.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What HERMES Lab finds around it: versions, devices, codecs, shipped weights, optional packages.
 
 `examine()` looks at everything, as `hermes-lab doctor` shows it. Nothing here needs torch or any other
-package to be importable: a missing package is a finding, not an error.
+package to be importable: a missing package is a finding, not an error. One file enters for each kind of finding.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import platform
 import re
+import sys
 import tomllib
 from functools import cache
 from importlib import metadata
@@ -23,6 +24,11 @@ PAIR = ("transformers", "transformer-lens")
 """The two packages whose internals the engine relies on: they are tested together."""
 _NAME = re.compile(r"\s*([A-Za-z0-9._-]+)\s*(?:\[[^\]]*\])?\s*([^;]*)(.*)")
 _BOUND = re.compile(r"(>=|<=|==|<|>)\s*([0-9.]+)")
+
+
+def own_version() -> str:
+    """The version of this package, as it says itself; importing the package's face by name would bring every room."""
+    return str(vars(sys.modules[__name__.partition(".")[0]])["__version__"])
 
 
 @cache

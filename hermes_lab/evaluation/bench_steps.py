@@ -23,7 +23,7 @@ from hermes_lab.evaluation.bench_inputs import (
     encoded_chunk,
 )
 from hermes_lab.evaluation.report import Cell, Section
-from hermes_lab.lens.twin import twin_of
+from hermes_lab.models.twin import twin_of
 from hermes_lab.retention import guidance
 from hermes_lab.stream.session import RecordLevel, StreamSession
 

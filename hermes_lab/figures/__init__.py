@@ -1,4 +1,7 @@
-"""Pure functions from data to figures: plotly for pages and notebooks, arrays and SVG for what is redrawn live."""
+"""Pure functions from data to figures: plotly for pages and notebooks, arrays and SVG for what is redrawn live.
+
+A function enters that takes data (recorded, or columns of a study) and gives a figure; no models, sessions or pages.
+"""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 Everything works through the session's hook points (`hermes_lab.engine.hooks`) on the ragged cache, at the question,
 and leaves the cache bit-identical. `bridge` hands the same weights and the same cache to TransformerLens' own
-tools.
+tools. What reads or changes one pass of a question enters; what decides over many streams is a study (`analysis/`).
 """
 
 from __future__ import annotations

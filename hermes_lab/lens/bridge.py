@@ -28,7 +28,7 @@ from hermes_lab.engine.forward import Engine
 from hermes_lab.engine.passes import Knockout, Pass, Wants, current_pass, running
 from hermes_lab.errors import LabError
 from hermes_lab.lens.fence import fenced
-from hermes_lab.lens.twin import twin_of
+from hermes_lab.models.twin import twin_of
 from hermes_lab.segment import Segment
 from hermes_lab.stream.question_pass import NamesFilter, question_pass
 

@@ -1,4 +1,8 @@
-"""Retention policies: what each layer keeps when its cache is full. `base` has the contract, `registry` the names."""
+"""Retention policies: what each layer keeps when its cache is full. `base` has the contract, `registry` the names.
+
+One method enters, one file each, and knows the contract and `parts/`, what methods share. Policies made of other policies
+are in `combine/`. None of them knows of models, caches or sessions.
+"""
 
 from __future__ import annotations
 

@@ -22,8 +22,9 @@ from hermes_lab.policies.base import (
     Scores,
     setting,
 )
-from hermes_lab.policies.gates import frames_of, recency, visual_features, whole_frames
 from hermes_lab.policies.parts.blocks import newest_frames
+from hermes_lab.policies.parts.frames import frames_of, visual_features, whole_frames
+from hermes_lab.policies.parts.scoring import recency
 
 CLEAR, BLURRED, DROPPED = 2, 1, 0
 

@@ -18,8 +18,8 @@ from hermes_lab.policies.base import (
     computed,
     setting,
 )
-from hermes_lab.policies.gates import recency
 from hermes_lab.policies.parts.blocks import frame_blocks, owners
+from hermes_lab.policies.parts.scoring import recency
 
 
 @dataclass(frozen=True, kw_only=True)

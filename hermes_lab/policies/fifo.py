@@ -8,7 +8,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from hermes_lab.policies.base import LayerView, Policy, Scores, setting, top_newest
-from hermes_lab.policies.gates import recency
+from hermes_lab.policies.parts.scoring import recency
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,8 +21,9 @@ from hermes_lab.policies.base import (
     Scores,
     setting,
 )
-from hermes_lab.policies.gates import frames_of, recency
+from hermes_lab.policies.parts.frames import frames_of
 from hermes_lab.policies.parts.otsu import otsu, otsu_or_median
+from hermes_lab.policies.parts.scoring import recency
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,9 +23,10 @@ from hermes_lab.policies.base import (
     computed,
     setting,
 )
-from hermes_lab.policies.gates import frames_of, recency
+from hermes_lab.policies.parts.frames import frames_of
 from hermes_lab.policies.parts.quantised import GroupQuantised
-from hermes_lab.policies.rekv import recall_frames
+from hermes_lab.policies.parts.recall import recall_frames
+from hermes_lab.policies.parts.scoring import recency
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,7 +25,6 @@ from hermes_lab.policies.base import (
     setting,
     top_newest,
 )
-from hermes_lab.policies.gates import frames_of, visual_features
 from hermes_lab.policies.parts.blocks import (
     Blocks,
     block_means,
@@ -34,6 +33,7 @@ from hermes_lab.policies.parts.blocks import (
     match,
     order_newest,
 )
+from hermes_lab.policies.parts.frames import frames_of, visual_features
 from hermes_lab.policies.parts.scoring import lifted
 
 

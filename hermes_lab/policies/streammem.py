@@ -22,7 +22,7 @@ from hermes_lab.policies.base import (
     computed,
     setting,
 )
-from hermes_lab.policies.gates import merge_similar
+from hermes_lab.policies.parts.frames import merge_similar
 from hermes_lab.policies.parts.scoring import keys_of, rows_of, values_of
 
 

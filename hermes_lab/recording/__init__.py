@@ -1,4 +1,7 @@
-"""Recordings: what a stream did, written while it ran and read back equal. Nothing here needs a model or torch."""
+"""Recordings: what a stream did, written while it ran and read back equal. Nothing here needs a model or torch.
+
+The format enters, its writer, its reader and what can be computed from the files alone.
+"""
 
 from __future__ import annotations
 

@@ -1,1 +1,4 @@
-"""How the shipped `pocket` models were trained. Nothing at run time needs this room; it reads worlds and models."""
+"""How the shipped `pocket` models were trained, and examined. Nothing at run time needs this room but two commands.
+
+Recipes, data, losses and optimisers enter; it reads worlds and models, and nobody reads it.
+"""

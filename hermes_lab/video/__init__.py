@@ -1,6 +1,7 @@
 """Frame sources: video files, folders of images, cameras, URLs, procedural worlds, and arrays.
 
 `video.open("clip.mp4", fps=1).chunks(16)` yields chunks of RGB frames with presentation times.
+What gives frames enters; what a model makes of them does not.
 """
 
 from __future__ import annotations

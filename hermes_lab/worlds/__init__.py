@@ -1,4 +1,7 @@
-"""Procedural streams with ground truth, and questions about them by memory horizon."""
+"""Procedural streams with ground truth, and questions about them by memory horizon.
+
+What draws a world enters, what is true of it, and what can be asked. Models and sessions do not.
+"""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from hermes_lab.errors import PolicyError
-from hermes_lab.policies.base import LayerView
+from hermes_lab.policies.base import LayerView, Scores
 
 
 def by_head(
@@ -77,6 +77,13 @@ def average_pool(values: Float[Tensor, "head token"], kernel: int) -> Float[Tens
     if values.shape[-1] == 0 or kernel == 1:
         return values
     return torch.nn.functional.avg_pool1d(values, kernel, stride=1, padding=kernel // 2)
+
+
+def recency(view: LayerView) -> Scores:
+    """The rank of each token in temporal order, newest highest."""
+    rank = torch.arange(view.tokens, dtype=torch.float32, device=view.ids.device)
+    order = rank.expand(view.ids.shape)
+    return Scores(order, {"recency": order})
 
 
 def whole(

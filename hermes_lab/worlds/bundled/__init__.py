@@ -1,4 +1,7 @@
-"""The clip that ships with the package: two minutes of a held-out world, with its questions."""
+"""The clip that ships with the package: two minutes of a held-out world, with its questions.
+
+Its files enter, made by a command, and where they lie.
+"""
 
 from __future__ import annotations
 
