@@ -71,7 +71,7 @@ class Plugins:
             raise LabError(f"{about}: its name belongs to {owner}; rename its entry point.")
         try:
             loaded = entry.load()
-        except (Exception, SystemExit) as error:  # whatever a stranger's module does on import
+        except (Exception, SystemExit) as error:  # whatever a foreign module does on import
             reason = " ".join(f"{type(error).__name__}: {error}".split())
             raise LabError(
                 f"{about}: loading {entry.value!r} failed with {reason.rstrip('.')}."

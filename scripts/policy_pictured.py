@@ -57,7 +57,7 @@ class Pictured:
         run: the policy as it was asked for.
         frames, tokens: of the whole stream, before any gate.
         enters: share of these tokens that enter the decoder; None where no gate stands before it.
-        fresh_frames: last frames that a question prefills afresh.
+        fresh_frames: last frames that a question prefills again.
         cache: what the layers hold on the device at the end of the stream.
         read: what a question then reads; None where it reads just that.
     """
@@ -78,7 +78,7 @@ class Pictured:
         parts.append(_said("The cache holds", self.cache))
         if self.fresh_frames:
             many = f"{self.fresh_frames} frames" if self.fresh_frames > 1 else "frame"
-            parts.append(f"A question prefills the last {many} afresh.")
+            parts.append(f"A question prefills the last {many} again.")
         if self.read is not None:
             parts.append(_said("A question reads", self.read))
         return " ".join(parts)
@@ -97,7 +97,7 @@ def measured(
         held: ids of the frames' tokens that each of its layers holds, [head, token].
         frame: frame of every id, [id].
         frames: frames of the stream.
-        made: tokens a layer holds beside these.
+        made: tokens that a layer holds beside these.
     """
     owners = [frame[ids] for ids in held]
     every = np.concatenate([owner.ravel() for owner in owners])

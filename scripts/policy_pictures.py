@@ -6,9 +6,9 @@
     python scripts/policy_pictures.py --only-page      the page again, with the pictures there are
 
 The clip (120 frames, 1920 tokens) is streamed into the model in chunks of 12 frames under every policy at one budget of
-512 tokens a layer. A picture has layers from top to bottom (gaps between shallow, middle and deep ones), frames from
+512 tokens per layer. A picture has layers from top to bottom (gaps between shallow, middle and deep ones), frames from
 left to right, and the share of each frame's tokens that a layer holds at the end, mean over its KV heads. A policy with
-a gate before the decoder has a strip above with what enters; one that retrieves tokens or prefills frames afresh has a
+a gate before the decoder has a strip above with what enters; one that retrieves tokens or prefills frames again has a
 second panel with what a question at the end of the clip reads. Numbers go to kept.json, of which the page makes its words.
 
 Run it again whenever the weights of the model change; it takes half a minute of one core.

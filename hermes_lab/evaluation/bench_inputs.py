@@ -15,7 +15,7 @@ from hermes_lab.segment import Segment
 
 QUESTION = "what was the first object?"
 CHUNK_FRAMES = 16
-BUDGET_CHUNKS = 2  # what a budget of 6K is to a chunk of 16 frames at 196 tokens a frame
+BUDGET_CHUNKS = 2  # what a budget of 6K is to a chunk of 16 frames at 196 tokens per frame
 
 Tick = Callable[[str, int, int], None]
 """Told of every measurement: (title of the table, done, all)."""

@@ -37,7 +37,7 @@ class GridRun:
 def assemble(adapter: Adapter, runs: Sequence[TextRun | GridRun], **extra: Any) -> Segment:
     """Put runs in order, anchored at the next free position.
 
-    Text advances all rotary axes by one a token. On one axis so does a grid; on three, all cells of a grid
+    Text advances all rotary axes by one per token. On one axis so does a grid; on three, all cells of a grid
     share their t, rows and columns count from the start of the grid, and what follows starts behind the
     longer side (M-RoPE of Qwen2-VL for still images and, with timestamps between the frames, of Qwen3-VL).
     """

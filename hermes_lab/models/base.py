@@ -109,7 +109,7 @@ class Adapter(ABC):
 
     @cached_property
     def embedding(self) -> nn.Module:
-        """The input embedding of the decoder; looking it up anew for every tensor that is placed would cost time."""
+        """The input embedding of the decoder; looking it up for every tensor that is placed would cost time."""
         return cast(nn.Module, cast(Any, self.model).get_input_embeddings())
 
     # --- inputs ----------------------------------------------------------------------------

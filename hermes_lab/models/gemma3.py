@@ -1,4 +1,4 @@
-"""Gemma 3 with its SigLIP tower: 256 tokens a frame, sliding-window layers in the decoder."""
+"""Gemma 3 with its SigLIP tower: 256 tokens per frame, sliding-window layers in the decoder."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Gemma3(FixedFrames):
     model_types: ClassVar[tuple[str, ...]] = ("gemma3",)
     examples: ClassVar[tuple[str, ...]] = ("google/gemma-3-4b-it", "google/gemma-3-12b-it")
     note: ClassVar[str] = (
-        "256 causal tokens a frame; refused where more is kept than its sliding windows hold"
+        "256 causal tokens per frame; refused where more is kept than its sliding windows hold"
     )
     frame_defaults: ClassVar[Mapping[str, Any]] = {
         **FixedFrames.frame_defaults,

@@ -24,7 +24,7 @@ class InternVL(FixedFrames):
     family: ClassVar[str] = "internvl"
     model_types: ClassVar[tuple[str, ...]] = ("internvl",)
     examples: ClassVar[tuple[str, ...]] = ("OpenGVLab/InternVL3-1B-hf", "OpenGVLab/InternVL3-8B-hf")
-    note: ClassVar[str] = "256 tokens a frame between image tokens, frames not numbered"
+    note: ClassVar[str] = "256 tokens per frame between image tokens, frames not numbered"
     frame_defaults: ClassVar[Mapping[str, Any]] = {**FixedFrames.frame_defaults, **_IMAGENET}
     fallback_template: ClassVar[str] = (
         "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{% for part in m['content'] %}"
@@ -46,7 +46,7 @@ class InternVL(FixedFrames):
         return self._inner.get_image_features(pixels, return_dict=True).pooler_output
 
     def features_on_grid(self, hidden: Tensor) -> Float[Tensor, "n cells width"]:
-        """The pixel shuffle laid the patches of a cell side by side: their mean."""
+        """The pixel shuffle put the patches of a cell side by side: their mean."""
         merged = round(1 / self._inner.config.downsample_ratio) ** 2
         return hidden.float().unflatten(-1, (merged, -1)).mean(dim=-2)
 

@@ -222,7 +222,7 @@ class ReadPlan:
     """How a question reads the memory.
 
     Attributes:
-        recent_frames: so many of the last frames are prefilled afresh on the system prefix alone (their
+        recent_frames: so many of the last frames are prefilled again on the system prefix alone (their
             visual embeddings are kept as they arrived, before `admit`; the vision tower does not run again).
         use_cache: whether the retained cache stands before them.
         replaces: whether cached tokens of those same frames are hidden from the question, so that no frame is
@@ -265,9 +265,7 @@ class Policy:
         minimum=1,
     )
 
-    name: ClassVar[str] = (
-        ""  # as in `--policy`; a file of this package lends its name to a class that says none
-    )
+    name: ClassVar[str] = ""  # as in `--policy`; none: a file of this package gives its own
     title: ClassVar[str] = ""  # one line for listings
     source: ClassVar[str] = ""  # paper id and section, or "baseline"
     licence: ClassVar[str] = ""  # licence of the original code, if any was published
@@ -353,7 +351,7 @@ class Policy:
         return 0
 
     def select(self, scores: Scores, count: int, view: LayerView) -> Int[Tensor, "head kept"]:
-        """Indices of the candidates to keep, at most `count` a head; default: the `count` best, newest first on ties."""
+        """Indices of the candidates to keep, at most `count` per head; default: the `count` best, newest first on ties."""
         return top_newest(scores.total, count)
 
     def merge(

@@ -55,7 +55,7 @@ class CurveStream(Policy):
         minimum=1,
     )
 
-    title = "frames where the feature curve turns, newest first out last"
+    title = "frames where the feature curve turns, oldest out first"
     source = "CurveStream (arXiv 2603.19571)"
     licence = "none published"
     needs = frozenset({Need.FEATURES})

@@ -1,4 +1,4 @@
-"""DSCache: a sliding cache of past frames, and the last frames read afresh on the system prompt alone."""
+"""DSCache: a sliding cache of past frames, and the last frames read again on the system prompt alone."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ class DSCache(Policy):
         "Frames of the cumulative cache (paper; the scripts take 12 to 24 by benchmark).",
         minimum=1,
     )
-    recent_frames: int = setting(4, "Last frames that are read afresh (paper).", minimum=1)
+    recent_frames: int = setting(4, "Last frames that are read again (paper).", minimum=1)
     stride: int = setting(
         1, "Every n-th frame of the cumulative cache is read (released option ls_n).", minimum=1
     )
 
-    title = "sliding cache of frames, last frames read afresh"
+    title = "sliding cache of frames, last frames read again"
     source = "DSCache (arXiv 2605.01858)"
     licence = "no licence file"
     granularity = "frame"
@@ -65,14 +65,14 @@ class DSCache(Policy):
         return recency(view)
 
     def select(self, scores: Scores, count: int, view: LayerView) -> Int[Tensor, "head kept"]:
-        """The frames of both caches: those read afresh slide into the cumulative one as they age."""
+        """The frames of both caches: those read again slide into the cumulative one as they age."""
         oldest = view.frames_seen - self.context_frames - self.recent_frames
         places = (owners(view.frame[0]) >= oldest).nonzero()[:, 0]
         kept = places[max(0, len(places) - count) :]
         return kept.expand(view.ids.shape[0], -1)
 
     def read_plan(self) -> ReadPlan:
-        """The last frames afresh, in place of their cached versions."""
+        """The last frames again, in place of their cached versions."""
         return ReadPlan(recent_frames=self.recent_frames, replaces=True)
 
     def recall(self, question: RecallView) -> Int[Tensor, "head recalled"] | None:

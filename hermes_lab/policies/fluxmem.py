@@ -36,7 +36,7 @@ class FluxMem(Policy):
 
     Deviations: reductions happen on arrival and their KV is reused, where the original reduces frames as they age and
     prefills all of them at the question. So there is no middle tier (the paper ablates that: "short + long", 77.0 against
-    76.4 on StreamingBench); the untouched short tier is the last frames read afresh. A chunk's last frame has no next
+    76.4 on StreamingBench); the untouched short tier is the last frames read again. A chunk's last frame has no next
     frame yet and is judged by the previous one.
     """
 

@@ -20,7 +20,7 @@ class Random(Policy):
     """
 
     seed: int = setting(0, "Seed of the priorities; another seed is another sample.", minimum=0)
-    shared: bool = setting(False, "Keep the same sample in all layers, instead of one a layer.")
+    shared: bool = setting(False, "Keep the same sample in all layers, instead of one per layer.")
 
     title = "random sample of the stream"
     source = "baseline"

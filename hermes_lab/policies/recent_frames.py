@@ -21,7 +21,7 @@ from hermes_lab.policies.base import (
 
 @dataclass(frozen=True, kw_only=True)
 class RecentFrames(Policy):
-    """Prefill the last frames afresh at each question and read nothing else. Source: SimpleStream (arXiv 2604.02317).
+    """Prefill the last frames again at each question and read nothing else. Source: SimpleStream (arXiv 2604.02317).
 
     The cache is not read, so it is only held to the same number of frames to bound memory.
     """

@@ -1,4 +1,4 @@
-"""StreamingTOM: a fixed number of tokens a frame before the decoder, and 4-bit groups retrieved at the question."""
+"""StreamingTOM: a fixed number of tokens per frame before the decoder, and 4-bit groups retrieved at the question."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from hermes_lab.policies.parts.scoring import recency
 
 @dataclass(frozen=True, kw_only=True)
 class StreamingTOM(Policy):
-    """Two paths to G tokens a frame (CTR), then a memory of quantised groups that the question retrieves from (OQM).
+    """Two paths to G tokens per frame (CTR), then a memory of quantised groups that the question retrieves from (OQM).
 
     A token is static if its decoder embedding has a cosine above τ to the same cell of the frame before. The static
     share ⌊G · n_static / n⌋ goes to density-peak centres of the static tokens, merged with their members; the rest to the
@@ -71,7 +71,7 @@ class StreamingTOM(Policy):
     )
     bits: int = setting(4, "Bits of a stored number (paper).", choices=(2, 4, 8))
 
-    title = "G tokens a frame, 4-bit groups retrieved at the question"
+    title = "G tokens per frame, 4-bit groups retrieved at the question"
     source = "StreamingTOM (arXiv 2510.18269)"
     licence = "no licence file seen"
     needs = computed(

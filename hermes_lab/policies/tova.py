@@ -12,7 +12,7 @@ from hermes_lab.policies.parts.scoring import rows_of
 class Tova(Policy):
     """Keep the tokens that the newest query attends to, averaged over all heads: s_j = mean_h a_last,j.
 
-    The newest query is the chunk's last visual token; the paper evicts after every token, here once a chunk.
+    The newest query is the chunk's last visual token; the paper evicts after every token, here once per chunk.
     Source: TOVA (arXiv 2401.06104).
     """
 

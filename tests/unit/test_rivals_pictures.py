@@ -61,7 +61,7 @@ def test_words_name_equal_bands_once() -> None:
         "Layers from top to bottom, 20 frames from left to right. 50 % of the tokens enter the decoder. "
         "The cache holds in shallow layers 12 tokens of 3 frames, 50 % from the last 16 frames and 25 % from the "
         "first 16; in deep layers 4 tokens of 1 frame and 2 made of evicted ones, 100 % from the last 16 frames and "
-        "0 % from the first 16. A question prefills the last 4 frames afresh. "
+        "0 % from the first 16. A question prefills the last 4 frames again. "
         "A question reads in all layers 12 tokens of 3 frames, 50 % from the last 16 frames and 25 % from the first 16."
     )
 

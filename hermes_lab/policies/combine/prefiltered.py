@@ -93,9 +93,9 @@ def chained(first: Admission, second: Admission, tokens: int) -> Admission:
 def _spread(
     terms: Mapping[str, Tensor], keep: Int[Tensor, " kept"], tokens: int
 ) -> dict[str, Tensor]:
-    """Terms of admitted tokens, laid out over the chunk; NaN for what the gate refused."""
-    laid: dict[str, Tensor] = {}
+    """Terms of admitted tokens, spread over the chunk; NaN for what the gate refused."""
+    spread: dict[str, Tensor] = {}
     for name, values in terms.items():
-        laid[name] = values.new_full((tokens,), torch.nan)
-        laid[name][keep] = values
-    return laid
+        spread[name] = values.new_full((tokens,), torch.nan)
+        spread[name][keep] = values
+    return spread

@@ -297,7 +297,7 @@ class Layered(PerLayer):
     """A policy for every single layer, by list."""
 
     parts: tuple[Policy | str, ...] = field(
-        metadata={"doc": 'One policy a layer, as policies or names: parts=("h2o", "fifo").'}
+        metadata={"doc": 'One policy per layer, as policies or names: parts=("h2o", "fifo").'}
     )
 
     name = "layered"

@@ -149,20 +149,20 @@ class Wrapped(Policy):
 
 @dataclass(frozen=True, kw_only=True)
 class Instant(Wrapped):
-    """Any retention policy, with the last frames read afresh on the system prompt at each question.
+    """Any retention policy, with the last frames read again on the system prompt at each question.
 
     The instant cache of DSCache (arXiv 2605.01858) beside any other memory; the paper has it with a sliding cache,
     ReKV and InfiniPot-V.
     """
 
-    recent_frames: int = setting(4, "Last frames that are read afresh (DSCache).", minimum=1)
+    recent_frames: int = setting(4, "Last frames that are read again (DSCache).", minimum=1)
     replaces: bool | None = setting(
         None,
         "Hide the cached tokens of those frames; None: yes, unless KV heads hold different tokens.",
     )
 
     name = "instant"
-    title = "any policy, and the last frames read afresh"
+    title = "any policy, and the last frames read again"
     source = "DSCache (arXiv 2605.01858)"
 
     def read_plan(self) -> ReadPlan:

@@ -17,7 +17,7 @@ class Packed:
     """Quantised states: x ≈ code · scale + low, with one scale and low for each head, group and channel.
 
     Attributes:
-        codes: several codes a byte along the channels.
+        codes: several codes per byte along the channels.
         low, scale: in the dtype of the original states.
         of: group of each token.
     """
