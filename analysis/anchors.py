@@ -9,38 +9,41 @@ patches, and still does when the camera moves. Whether it matters is asked by kn
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
 
-from analysis import interventions as knock
-from analysis.answers import Target
-from analysis.claims import Claim, Finding, Need, Role, judge
+from analysis.anchor_knockout import Hidden, drop_table, measure
+from analysis.arrays import Array, Ints
+from analysis.claims import Claim, ControlRole, Finding, RequiredControl, judge
 from analysis.claims import estimate as estimate_of
-from analysis.context import Features, Split, StudyContext, layer_mean
+from analysis.context import Split, StudyContext, layer_mean
 from analysis.estimators.periodicity import phase_match
 from analysis.result import FigureSpec, StudyResult, Table
-from analysis.streams import HORIZONS, Grid, Stream, encode, feed
+from analysis.sinks import sink_table
 from analysis.structure import (
+    NULL_PANEL,
+    at_slot,
     curve_table,
     deep_slot,
     depth_table,
     head_table,
     leave_one_out,
     moved_edges,
+    named_bands,
     named_null_panel,
+    needs_of,
     panel,
-    panel_first,
     panel_table,
     top_heads,
+    unsupported,
     versions,
 )
 from hermes_lab.figures.study_parts import BandSeries
 
-Array = npt.NDArray[np.float64]
 PAPER = "HERMES (arXiv 2601.14724), section 2, figure 2"
-NULLS: dict[str, Role] = {
+NULLS: dict[str, ControlRole] = {
     "uniform": "exceed",
     "patches_shuffled": "exceed",
     "random_weights": "exceed",
@@ -53,11 +56,12 @@ NULLS: dict[str, Role] = {
     "half_length": "context",
     "half_rate": "context",
 }
-NEEDS = tuple(
-    Need(name, role, 3 if name == "random_weights" else 1)
-    for name, role in NULLS.items()
-    if role != "context"
-)
+NEEDS = needs_of(NULLS)
+DRAWN = (
+    "trained", "patches_shuffled", "cells_shuffled", "frames_shuffled", "moving_camera", "position_only",
+    "random_weights-0", "permuted_weights-0",
+)  # fmt: skip
+"""Variants whose curves over depth are drawn."""
 LEAST_SHARE, LEAST_PROMINENCE, LEAST_MARGIN = 0.25, 0.1, 0.05
 CLAIMS = (
     Claim(
@@ -71,7 +75,7 @@ CLAIMS = (
         needs=NEEDS,
         reference=1.0,
         smallest_effect=LEAST_SHARE,
-        status="confirmed",
+        status="confirmatory",
         paper=PAPER,
     ),
     Claim(
@@ -84,7 +88,7 @@ CLAIMS = (
         needs=NEEDS,
         reference=0.0,
         smallest_effect=LEAST_PROMINENCE,
-        status="confirmed",
+        status="confirmatory",
         paper=PAPER,
     ),
     Claim(
@@ -95,7 +99,7 @@ CLAIMS = (
         needs=NEEDS,
         reference=0.0,
         smallest_effect=LEAST_SHARE,
-        status="confirmed",
+        status="confirmatory",
         paper=PAPER,
     ),
     Claim(
@@ -106,91 +110,71 @@ CLAIMS = (
         "what hiding all video from all layers costs",
         refuted_if="hiding one random other slot per frame costs as much, within 5 %",
         needs=(
-            Need("nothing hidden", "exceed"),
-            Need("random slots", "exceed", 3),
-            Need("cost of hiding all video", "capable"),
+            RequiredControl("nothing hidden", "exceed"),
+            RequiredControl("random slots", "exceed", 3),
+            RequiredControl("cost of hiding all video", "capable"),
         ),
         reference=0.0,
         smallest_effect=LEAST_MARGIN,
-        status="confirmed",
+        status="confirmatory",
         paper="HERMES (arXiv 2601.14724), section 2: anchors as long-term memory",
     ),
 )
 
 
-def run(context: StudyContext) -> StudyResult:
-    """Run the study; see the module docstring."""
-    bands = context.paper_bands
-    chosen: dict[str, npt.NDArray[np.int64]] = {}
+@dataclass
+class Measured:
+    """Attention on slots under every variant of model and stream, and what hiding the anchors costs.
 
-    def slots(name: str, split: Split = "held_out") -> Array:
+    Attributes:
+        slot: the one slot that is hidden, for the whole deep band.
+        hidden: margins of the answer without it.
+    """
+
+    context: StudyContext
+    slot: int
+    hidden: Hidden
+    _chosen: dict[str, Ints] = field(default_factory=dict[str, Ints])
+
+    def slots(self, name: str, split: Split = "held_out") -> Array:
         """Slot profiles of a variant, [stream, layer, head, slot]."""
         if name == "position_only":
-            return context.observe("trained", split)["position_only/slots"]
-        return context.observe(name, split).question("slots")
+            return self.context.observe("trained", split).of("position_only", "slots")
+        return self.context.observe(name, split).question("slots")
 
-    def choice(name: str) -> npt.NDArray[np.int64]:
-        """The slot of each head on development streams; each network chooses its own, [layer, head]."""
-        source = name if "weights-" in name else "trained"
-        if source not in chosen:
-            chosen[source] = slots(source, "development").mean(0).argmax(-1)
-        return chosen[source]
+    def chosen(self, name: str) -> Ints:
+        """The slot of each head on development streams, [layer, head]."""
+        chooser = self.context.chooser(name)
+        if chooser not in self._chosen:
+            self._chosen[chooser] = self.slots(chooser, "development").mean(0).argmax(-1)
+        return self._chosen[chooser]
 
-    def share(name: str, split: Split = "held_out") -> Array:
-        index = choice(name)[None, ..., None]
-        return np.take_along_axis(
-            slots(name, split), np.broadcast_to(index, (*slots(name, split).shape[:3], 1)), -1
-        )[..., 0]
+    def share(self, name: str, split: Split = "held_out") -> Array:
+        """Share of each head's slot over uniform, [stream, layer, head]."""
+        return at_slot(self.slots(name, split), self.chosen(name))
 
-    def prominence(name: str) -> Array:
+    def deep(self, name: str, split: Split = "held_out") -> Array:
+        """The same in deep layers, mean over heads, [stream]."""
+        return layer_mean(self.share(name, split), self.context.paper_bands[2])
+
+    def prominence(self, name: str) -> Array:
+        """Rhythm at one frame, [stream, layer, head]."""
         if name == "position_only":
-            return context.observe("trained")["position_only/prominence"]
-        return context.observe(name).question("prominence")
+            return self.context.observe("trained").of("position_only", "prominence")
+        return self.context.observe(name).question("prominence")
 
-    def contrast(bands: Sequence[range], name: str = "trained") -> Array:
-        values = share(name)
+    def contrast(self, bands: Sequence[range], name: str = "trained") -> Array:
+        """Deep less shallow layers for some bands, [stream]."""
+        values = self.share(name)
         return layer_mean(values, bands[2]) - layer_mean(values, bands[0])
 
-    slot = deep_slot(context)  # one for the whole band, to be knocked out
-    hidden = _knockouts(context, slot)
-    cost = (hidden["base"] - hidden["video"]).mean((1, 2))
-    unit = max(float(cost.mean()), 0.2)
-    drop = (hidden["base"] - hidden["anchors"]).mean((1, 2)) / unit
-    matched = (hidden["base"][..., None] - hidden["random"]).mean((1, 2)).T / unit
-    deep, rhythm, rises, informative = CLAIMS
-    findings = judge(
-        [
-            (deep, *panel(context, lambda n: layer_mean(share(n), bands[2]), NULLS, 1.0)),
-            (rhythm, *panel(context, lambda n: layer_mean(prominence(n), bands[2]), NULLS, 0.0)),
-            (rises, *panel(context, lambda n: contrast(bands, n), NULLS, 0.0)),
-            (
-                informative,
-                estimate_of(drop),
-                named_null_panel(
-                    drop,
-                    {"nothing hidden": np.zeros(len(drop)), "random slots": matched},
-                    {"cost of hiding all video": cost},
-                ),
-            ),
-        ]
-    )
-    observed = share("trained")
-    heads = head_table(
-        "heads",
-        observed,
-        {
-            "uniform": np.ones_like(observed),
-            "patches_shuffled": share("patches_shuffled"),
-            "random_weights": versions(context, "random_weights", share),
-            "permuted_weights": versions(context, "permuted_weights", share),
-        },
-        "Share of the slot chosen on development streams over uniform, question's last token.",
-    )
-    sinks = _sink_table(context, slot)
-    series = (
-        "trained", "patches_shuffled", "cells_shuffled", "frames_shuffled", "moving_camera", "position_only",
-        "random_weights-0", "permuted_weights-0",
-    )  # fmt: skip
+
+def run(context: StudyContext) -> StudyResult:
+    """Run the study; see the module docstring."""
+    slot = deep_slot(context)
+    measured = Measured(context, slot, measure(context, slot))
+    findings = judged(measured)
+    heads, sinks = head_shares(measured), sink_table(context, slot)
     return StudyResult(
         study="anchors",
         title="Anchors: one token of every frame",
@@ -203,140 +187,119 @@ def run(context: StudyContext) -> StudyResult:
         data=context.data(moving=True),
         findings=findings,
         tables=(
-            depth_table(
-                "share_by_depth",
-                {n: share(n) for n in series} | {"uniform": np.ones_like(observed)},
-                "Share of the chosen slot over uniform, mean over heads.",
-            ),
-            depth_table(
-                "rhythm_by_depth",
-                {n: prominence(n) for n in series} | {"uniform": np.zeros_like(observed)},
-                "Autocorrelation at one frame less control lags, mean over heads.",
-            ),
-            curve_table(
-                "slots",
-                "slot",
-                {
-                    str(BandSeries(band, n)): slots(n)[:, layers].mean((1, 2))
-                    for band, layers in panel_first(bands).items()
-                    for n in ("trained", "patches_shuffled", "random_weights-0", "moving_camera")
-                },
-                "Share of every within-frame slot over uniform, row by row of the frame's grid.",
-            ),
+            by_layer(measured),
+            rhythm_by_layer(measured),
+            slot_table(measured),
             heads,
-            _phase_table(slots, observed.shape),
+            phase_table(measured),
             sinks,
-            _knockout_table(hidden),
+            drop_table(measured.hidden),
             panel_table("nulls", findings),
         ),
-        figures=(
-            FigureSpec(
-                "share", "depth_curves", ("share_by_depth",), "Anchor share by layer",
-                "Share of each head's development slot on held-out streams, with every null.",
-                "Whether the answer uses it.", {"reference": 1.0, "y": "share vs uniform"},
-            ),
-            FigureSpec(
-                "rhythm", "depth_curves", ("rhythm_by_depth",), "Rhythm at one frame by layer",
-                "Peak of the autocorrelation over control lags; random networks and shuffled patches beside it.",
-                "A rhythm alone is no anchor: still scenes and rotary positions make one.",
-                {"reference": 0.0, "y": "prominence"},
-            ),
-            FigureSpec(
-                "slots", "slot_maps", ("slots",), "Where in the frame",
-                "Share of every slot of the frame's grid, by band, trained and under nulls.",
-                "What the model sees there.", {"cols": context.layout.cols},
-            ),
-            FigureSpec(
-                "heads", "head_map", ("heads",), "Anchor share by head",
-                "Every head's share; crossed where it is not beyond its strongest null.",
-                "Why a head attends there.", {"label": "share vs uniform", "reference": 1.0},
-            ),
-            FigureSpec(
-                "knockout", "effect_bars", ("knockout",), "Hiding the anchors",
-                "Drop of the answer's margin when anchors, or one random slot per frame, are hidden.",
-                "Effects that other layers repair are understated.", {"reference": 0.0},
-            ),
-            FigureSpec(
-                "panel", "null_panel", ("nulls",), "Null panel",
-                "Each claim's metric beside every control, on one axis.",
-                "Anything about other streams or models.",
-            ),
-        ),
-        negatives=_negatives(findings, heads, sinks, context),
-        robustness=(
-            leave_one_out(layer_mean(observed, bands[2]), "deep anchor share"),
-            moved_edges(contrast, bands, context.layers, "deep minus shallow"),
-            top_heads(observed, "anchor share"),
-            f"streams of half the length: {layer_mean(share('half_length'), bands[2]).mean():.3g}; every second "
-            f"frame only: {layer_mean(share('half_rate'), bands[2]).mean():.3g}",
-            f"slot chosen and measured on development streams (optimistic): "
-            f"{layer_mean(share('trained', 'development'), bands[2]).mean():.3g}",
-        ),
+        figures=figures(context.layout.cols),
+        negatives=surprises(findings, heads, sinks, context.layout.marker_tokens),
+        robustness=robustness(measured),
         analyses=len(findings) + 2 * len(heads.rows) + 4 * context.layers,
-        reproduce=context.reproduce(f"deep anchor share {findings[0].estimate}, within 1 % on another CPU"),
+        reproduce=context.reproduce(
+            f"deep anchor share {findings[0].estimate}, within 1 % on another CPU"
+        ),
         scope=context.scope,
         covers=("per_head", "nulls", "robustness"),
-    )  # fmt: skip
-
-
-# --- intervention ----------------------------------------------------------------------------------
-def _knockouts(context: StudyContext, slot: int) -> dict[str, Array]:
-    """Margins untouched, with the anchors or random slots hidden in deep layers, and with all video hidden:
-    "base", "anchors" and "video" [stream, horizon, 1], "random" [stream, horizon, 1, draw]."""
-    layers, draws = context.paper_bands[2], context.settings.control_draws
-
-    def measure(stream: Stream) -> dict[str, Array]:
-        session = feed(context.lab, encode(context.lab, stream, chunk_frames=16))
-        grid = Grid.of(session)
-        rng = np.random.default_rng(stream.seed)
-        margins: dict[str, list[Array]] = {h: [] for h in HORIZONS}
-        for question in stream.questions(context.settings.per_horizon):
-            sets = [knock.random_slots(grid, slot, rng) for _ in range(draws)]
-            conditions = [
-                knock.untouched(session),
-                knock.condition(session, range(context.layers), grid.ids),
-                *(knock.condition(session, layers, ids) for ids in (knock.slot(grid, slot), *sets)),
-            ]
-            logits = knock.knocked_logits(session, question.text, conditions)
-            margins[question.horizon].append(Target.of(session, question).margin(logits))
-        found = np.stack([np.mean(margins[h], axis=0) for h in HORIZONS])
-        names = ("base", "video", "anchors")
-        single = {name: found[:, i : i + 1] for i, name in enumerate(names)}
-        return {**single, "random": found[:, None, 3:]}
-
-    found = context.per_stream(
-        "anchors", context.causal, measure, slot, draws, context.settings.per_horizon
     )
-    return {name: np.stack([f[name] for f in found]).astype(float) for name in found[0]}
 
 
-def _knockout_table(hidden: dict[str, Array]) -> Table:
-    """Drops by horizon, anchors beside random slots."""
-    base = hidden["base"]
-    curves = {
-        "anchors": (base - hidden["anchors"])[..., 0],
-        "random slots": (base[..., None] - hidden["random"]).mean((2, 3)),
-    }
-    table = curve_table("knockout", "horizon", curves, "Drop of the answer's margin in logits.")
-    rows = tuple((series, HORIZONS[int(point)], *rest) for series, point, *rest in table.rows)
-    return Table(table.name, table.columns, rows, table.caption)
+def judged(measured: Measured) -> tuple[Finding, ...]:
+    """The verdicts on the four claims."""
+    context, hidden = measured.context, measured.hidden
+    deep, rhythm, rises, informative = CLAIMS
+    bands = context.paper_bands
+    nulls = {"nothing hidden": np.zeros(len(hidden.drop)), "random slots": hidden.random_drops}
+    able = {"cost of hiding all video": hidden.cost}
+    return judge(
+        [
+            (deep, *panel(context, measured.deep, NULLS, 1.0)),
+            (
+                rhythm,
+                *panel(context, lambda n: layer_mean(measured.prominence(n), bands[2]), NULLS, 0.0),
+            ),
+            (rises, *panel(context, lambda n: measured.contrast(bands, n), NULLS, 0.0)),
+            (
+                informative,
+                estimate_of(hidden.drop),
+                named_null_panel(hidden.drop, nulls, able),
+            ),
+        ]
+    )
 
 
 # --- tables ------------------------------------------------------------------------------------------
-def _phase_table(slots: Callable[..., Array], shape: tuple[int, ...]) -> Table:
+def by_layer(measured: Measured) -> Table:
+    """Share of the chosen slot in every layer under every variant."""
+    curves = {name: measured.share(name) for name in DRAWN}
+    return depth_table(
+        "share_by_depth",
+        curves | {"uniform": np.ones_like(curves["trained"])},
+        "Share of the chosen slot over uniform, mean over heads.",
+    )
+
+
+def rhythm_by_layer(measured: Measured) -> Table:
+    """Rhythm of every layer under every variant."""
+    curves = {name: measured.prominence(name) for name in DRAWN}
+    return depth_table(
+        "rhythm_by_depth",
+        curves | {"uniform": np.zeros_like(curves["trained"])},
+        "Autocorrelation at one frame less control lags, mean over heads.",
+    )
+
+
+def slot_table(measured: Measured) -> Table:
+    """Share of every slot by band."""
+    curves = {
+        str(BandSeries(band, name)): measured.slots(name)[:, layers].mean((1, 2))
+        for band, layers in named_bands(measured.context.paper_bands).items()
+        for name in ("trained", "patches_shuffled", "random_weights-0", "moving_camera")
+    }
+    return curve_table(
+        "slots",
+        "slot",
+        curves,
+        "Share of every within-frame slot over uniform, row by row of the frame's grid.",
+    )
+
+
+def head_shares(measured: Measured) -> Table:
+    """Share of every head's slot beside its strongest null."""
+    observed, context = measured.share("trained"), measured.context
+    return head_table(
+        "heads",
+        observed,
+        {
+            "uniform": np.ones_like(observed),
+            "patches_shuffled": measured.share("patches_shuffled"),
+            "random_weights": versions(context, "random_weights", measured.share),
+            "permuted_weights": versions(context, "permuted_weights", measured.share),
+        },
+        "Share of the slot chosen on development streams over uniform, question's last token.",
+    )
+
+
+def phase_table(measured: Measured) -> Table:
     """Which slot each head prefers, and how far its slot profile carries over to other streams."""
-    profile = slots("trained", "development").mean(0)
-    carried = phase_match(slots("trained"), profile).mean(0)
-    shuffled = phase_match(slots("patches_shuffled"), profile).mean(0)
-    best = profile.argmax(-1)
+    profile = measured.slots("trained", "development").mean(0)
+    carried = phase_match(measured.slots("trained"), profile).mean(0)
+    shuffled = phase_match(measured.slots("patches_shuffled"), profile).mean(0)
+    best, largest = profile.argmax(-1), profile.max(-1)
     rows = [
         (
-            layer, head, int(best[layer, head]), float(profile.max(-1)[layer, head]),
-            float(carried[layer, head]), float(shuffled[layer, head]),
+            *at,
+            int(best[at]),
+            float(largest[at]),
+            float(carried[at]),
+            float(shuffled[at]),
         )
-        for layer in range(shape[1])
-        for head in range(shape[2])
-    ]  # fmt: skip
+        for at in np.ndindex(*best.shape)
+    ]
     columns = (
         "layer", "head", "slot", "development_share", "phase_match", "phase_match_patches_shuffled",
     )  # fmt: skip
@@ -348,52 +311,67 @@ def _phase_table(slots: Callable[..., Array], shape: tuple[int, ...]) -> Table:
     )
 
 
-def massive_threshold(hidden_size: int) -> float:
-    """RMS-normalised magnitude from which a token counts as massive: 20 as published, less where d forbids it."""
-    return min(20.0, 0.6 * hidden_size**0.5)
-
-
-def _sink_table(context: StudyContext, slot: int) -> Table:
-    """Massive-activation tokens, and attention on the first token and on text, by layer."""
-    found: Features = context.observe("trained")
-    limit = massive_threshold(int(context.lab.adapter.text_config.hidden_size))
-    massive = found["tokens/massive"] >= limit
-    rows = [
-        (
-            layer, float(massive[:, layer].mean()), float(massive[:, layer, :, slot].mean()),
-            float(found["tokens/first"][:, layer].mean()), float(found["tokens/text"][:, layer].mean()),
-            float(found["tokens/massive"][:, layer].max()),
-        )
-        for layer in range(context.layers)
-    ]  # fmt: skip
-    columns = (
-        "layer", "massive_share", "massive_share_at_anchor_slot", "first_token_mass", "text_mass",
-        "largest_activation_rms",
+# --- figures ---------------------------------------------------------------------------------------
+def figures(cols: int) -> tuple[FigureSpec, ...]:
+    """What is drawn of the tables; a frame's grid has so many columns."""
+    return (
+        FigureSpec(
+            "share", "depth_curves", ("share_by_depth",), "Anchor share by layer",
+            "Share of each head's development slot on held-out streams, with every null.",
+            "Whether the answer uses it.", {"reference": 1.0, "y": "share vs uniform"},
+        ),
+        FigureSpec(
+            "rhythm", "depth_curves", ("rhythm_by_depth",), "Rhythm at one frame by layer",
+            "Peak of the autocorrelation over control lags; random networks and shuffled patches beside it.",
+            "A rhythm alone is no anchor: still scenes and rotary positions make one.",
+            {"reference": 0.0, "y": "prominence"},
+        ),
+        FigureSpec(
+            "slots", "slot_maps", ("slots",), "Where in the frame",
+            "Share of every slot of the frame's grid, by band, trained and under nulls.",
+            "What the model sees there.", {"cols": cols},
+        ),
+        FigureSpec(
+            "heads", "head_map", ("heads",), "Anchor share by head",
+            "Every head's share; crossed where it is not beyond its strongest null.",
+            "Why a head attends there.", {"label": "share vs uniform", "reference": 1.0},
+        ),
+        FigureSpec(
+            "knockout", "effect_bars", ("knockout",), "Hiding the anchors",
+            "Drop of the answer's margin when anchors, or one random slot per frame, are hidden.",
+            "Effects that other layers repair are understated.", {"reference": 0.0},
+        ),
+        NULL_PANEL,
     )  # fmt: skip
-    return Table(
-        "sinks",
-        columns,
-        tuple(rows),
-        f"Share of visual tokens with an activation of {limit:.3g} RMS or more, and attention off the video.",
-    )
 
 
-def _negatives(
-    findings: Sequence[Finding], heads: Table, sinks: Table, context: StudyContext
+# --- words -----------------------------------------------------------------------------------------
+def surprises(
+    findings: Sequence[Finding], heads: Table, sinks: Table, marker_tokens: int
 ) -> tuple[str, ...]:
     """What did not come out as the paper says, in numbers."""
     beyond = sum(heads.column("beyond_null"))
     massive, text = max(sinks.column("massive_share")), max(sinks.column("text_mass"))
-    first, markers = max(sinks.column("first_token_mass")), context.layout.marker_tokens
-    said = [
+    return (
         f"{beyond} of {len(heads.rows)} heads have an anchor beyond every null.",
         f"Massive-activation visual tokens: at most {massive:.1%} of tokens in any layer; first cached token at "
-        f"most {first:.1%} of attention, all text at most {text:.1%}.",
+        f"most {max(sinks.column('first_token_mass')):.1%} of attention, all text at most {text:.1%}.",
         "The model puts no separator between frames."
-        if markers == 0
-        else f"{markers} marker tokens stand between frames.",
-    ]
-    said += [
-        f"{f.claim.key}: {f.verdict}. {f.because}" for f in findings if f.verdict != "supported"
-    ]
-    return tuple(said)
+        if marker_tokens == 0
+        else f"{marker_tokens} marker tokens stand between frames.",
+        *unsupported(findings),
+    )
+
+
+def robustness(measured: Measured) -> tuple[str, ...]:
+    """How the estimates move with streams, edges of bands, and lengths."""
+    context = measured.context
+    return (
+        leave_one_out(measured.deep("trained"), "deep anchor share"),
+        moved_edges(measured.contrast, context.paper_bands, context.layers, "deep minus shallow"),
+        top_heads(measured.share("trained"), "anchor share"),
+        f"streams of half the length: {measured.deep('half_length').mean():.3g}; every second "
+        f"frame only: {measured.deep('half_rate').mean():.3g}",
+        f"slot chosen and measured on development streams (optimistic): "
+        f"{measured.deep('trained', 'development').mean():.3g}",
+    )

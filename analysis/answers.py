@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from analysis.arrays import Array
 from hermes_lab.lens import answer_ids
 from hermes_lab.stream.session import StreamSession
 from hermes_lab.worlds import TYPES, Question
 from hermes_lab.worlds.catalogue import COLOUR_NAMES, KINDS, SCENES
 
-Array = npt.NDArray[np.float64]
+LEAST_COST = 0.2
+"""Logits: the smallest unit in which drops of a margin are given, so that a model that does not use the video does not
+make every effect large."""
 _WORDS: dict[str, tuple[str, ...]] = {
     "colour": (*COLOUR_NAMES, "none"),
     "kind": (*KINDS, "none"),

@@ -7,30 +7,39 @@ trend (are there bands at all?), with the paper's edges, and with every other pa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import combinations
 
 import numpy as np
-import numpy.typing as npt
 
-from analysis.claims import Claim, Finding, Need, Role, judge
+from analysis.arrays import Array, Ints
+from analysis.claims import Claim, ControlRole, Finding, judge
 from analysis.context import Split, StudyContext
 from analysis.estimators.changepoint import (
     Partition,
     find_partition,
     fit_steps,
     line_curve,
-    paper_edges,
     step_curve,
 )
 from analysis.estimators.recency import newest_share
 from analysis.result import FigureSpec, StudyResult, Table
-from analysis.structure import curve_table, leave_one_out, panel, panel_table
+from analysis.structure import (
+    NULL_PANEL,
+    at_slot,
+    curve_table,
+    leave_one_out,
+    needs_of,
+    panel,
+    panel_table,
+    unsupported,
+)
 
-Array = npt.NDArray[np.float64]
 FEATURES = ("log recency", "log anchor share", "entropy", "top 5 % mass")
 PAPER = "HERMES (arXiv 2601.14724), section 3: bands end at 10 % and 70 % of the layers"
-NULLS: dict[str, Role] = {
+NULLS: dict[str, ControlRole] = {
     "gradual trend": "exceed",
     "random_weights": "exceed",
     "permuted_weights": "exceed",
@@ -38,21 +47,13 @@ NULLS: dict[str, Role] = {
     "half_length": "context",
     "half_rate": "context",
 }
-EDGE_NULLS: dict[str, Role] = {
+EDGE_NULLS: dict[str, ControlRole] = {
     "other edges": "exceed",
     "random_weights": "exceed",
     "moving_camera": "context",
     "half_length": "context",
     "half_rate": "context",
 }
-
-
-def _needs(roles: dict[str, Role]) -> tuple[Need, ...]:
-    return tuple(
-        Need(name, role, 3 if name == "random_weights" else 1)
-        for name, role in roles.items()
-        if role != "context"
-    )
 
 
 CLAIMS = (
@@ -63,10 +64,10 @@ CLAIMS = (
         metric="squared error on held-out streams of a straight line over depth, less that of three levels "
         "with edges and levels fitted on development streams, over the variance between layers",
         refuted_if="a straight line predicts held-out streams as well, or random networks prefer bands as much",
-        needs=_needs(NULLS),
+        needs=needs_of(NULLS),
         reference=0.0,
         smallest_effect=0.05,
-        status="confirmed",
+        status="confirmatory",
         paper=PAPER,
     ),
     Claim(
@@ -76,55 +77,77 @@ CLAIMS = (
         metric="median squared error over all other pairs of edges, less the error at the paper's edges, on "
         "held-out streams with levels from development streams, over the variance between layers",
         refuted_if="the paper's edges do no better than half of all other pairs",
-        needs=_needs(EDGE_NULLS),
+        needs=needs_of(EDGE_NULLS),
         reference=0.0,
         smallest_effect=0.05,
-        status="confirmed",
+        status="confirmatory",
         paper=PAPER,
     ),
 )
 
 
-def run(context: StudyContext) -> StudyResult:
-    """Run the study; see the module docstring."""
-    window = max(1, context.settings.frames // context.layout.frames_per_group // 10)
-    cached: dict[tuple[str, Split], Array] = {}
+@dataclass
+class Measured:
+    """Curves of the features over depth under every variant, and the two partitions that were found on them.
 
-    def curves(name: str, split: Split = "held_out") -> Array:
-        """Unscaled features, [stream, layer, feature]."""
-        if (name, split) not in cached:
-            cached[name, split] = layer_features(context, name, split, window).mean(2)
-        return cached[name, split]
+    Attributes:
+        paper: the paper's edges, at least one layer shallow.
+        found: change points on development streams, by which the claims are tested.
+        tested: change points on held-out streams, for comparison.
+    """
 
-    partition = find_partition(curves("trained", "development"), draws=500)
-    edges = paper_edges(context.layers)
-    paper = (max(1, edges[0]), edges[1])
+    context: StudyContext
+    paper: tuple[int, int]
+    _curves: dict[tuple[str, Split], Array] = field(default_factory=dict[tuple[str, Split], Array])
 
-    def bands_exist(name: str) -> Array:
-        train, test = _scaled(context, curves, name)
-        mine = find_edges(train)
-        return _error(line_curve(train.mean(0)), test) - _error(
-            step_curve(train.mean(0), mine), test
-        )
+    def curves(self, name: str, split: Split = "held_out") -> Array:
+        """Unscaled features, means over heads, [stream, layer, feature]."""
+        if (name, split) not in self._curves:
+            self._curves[name, split] = layer_features(self.context, name, split).mean(2)
+        return self._curves[name, split]
 
-    def paper_fits(name: str) -> Array:
-        train, test = _scaled(context, curves, name)
+    @cached_property
+    def found(self) -> Partition:
+        """Change points on development streams."""
+        return find_partition(self.curves("trained", "development"), draws=500)
+
+    @cached_property
+    def tested(self) -> Partition:
+        """Change points on held-out streams."""
+        return find_partition(self.curves("trained"), draws=500)
+
+    def scaled(self, name: str) -> tuple[Array, Array]:
+        """Development and held-out curves in units of the development spread over layers."""
+        train = self.curves(self.context.chooser(name), "development")
+        test = self.curves(name, "held_out")
+        spread = train.mean(0).std(0)
+        spread = np.where(spread > 0, spread, 1)
+        centre = train.mean((0, 1))
+        return (train - centre) / spread, (test - centre) / spread
+
+    def gain_over_trend(self, name: str) -> Array:
+        """How much better three levels predict held-out streams than a straight line does, [stream]."""
+        train, test = self.scaled(name)
+        mine = step_curve(train.mean(0), find_edges(train))
+        return _error(line_curve(train.mean(0)), test) - _error(mine, test)
+
+    def gain_over_edges(self, name: str) -> Array:
+        """How much better the paper's edges do than the median of all other pairs, [stream]."""
+        train, test = self.scaled(name)
         rest = [
             _error(step_curve(train.mean(0), pair), test)
-            for pair in combinations(range(1, context.layers), 2)
-            if pair != paper
+            for pair in combinations(range(1, self.context.layers), 2)
+            if pair != self.paper
         ]
-        return np.median(rest, axis=0) - _error(step_curve(train.mean(0), paper), test)
+        return np.median(rest, axis=0) - _error(step_curve(train.mean(0), self.paper), test)
 
-    zero = np.zeros(len(context.held_out))
-    exist, fit = CLAIMS
-    findings = judge(
-        [
-            (exist, *panel(context, bands_exist, NULLS, 0.0, {"gradual trend": zero})),
-            (fit, *panel(context, paper_fits, EDGE_NULLS, 0.0, {"other edges": zero})),
-        ]
-    )
-    tested = find_partition(curves("trained"), draws=500)
+
+def run(context: StudyContext) -> StudyResult:
+    """Run the study; see the module docstring."""
+    shallow, middle, _ = context.paper_bands
+    measured = Measured(context, (shallow.stop, middle.stop))
+    findings = judged(measured)
+    first, second = measured.found.edges
     return StudyResult(
         study="bands",
         title="Bands: how attention changes over depth",
@@ -137,62 +160,48 @@ def run(context: StudyContext) -> StudyResult:
         data=context.data(moving=True),
         findings=findings,
         tables=(
-            _feature_table(context, curves),
-            _head_features(context, window),
-            _partition_table(partition, tested, paper),
-            _model_table(partition, tested),
+            feature_table(measured),
+            head_features(context),
+            partition_table(measured),
+            model_table(measured),
             panel_table("nulls", findings),
         ),
-        figures=(
-            FigureSpec(
-                "features", "feature_curves", ("features", "partition"), "Features over depth",
-                "Recency, anchors and concentration by layer, trained against random networks, with the found "
-                "change points and the paper's edges.",
-                "What the layers do with what they attend to.",
-            ),
-            FigureSpec(
-                "heads", "feature_heads", ("head_features",), "The same by head",
-                "Every head as a point: a band can be a mean over very different heads.",
-                "Whether a head matters for the answer.",
-            ),
-            FigureSpec(
-                "models", "depth_models", ("depth_models",), "Bands or a trend?",
-                "How much of the change over depth each description predicts on left-out streams.",
-                "Anything about a description that was not compared.",
-            ),
-            FigureSpec(
-                "panel", "null_panel", ("nulls",), "Null panel",
-                "Each claim's metric beside every control, on one axis.",
-                "Anything about other streams or models.",
-            ),
-        ),
-        negatives=_negatives(findings, partition, paper),
-        robustness=(
-            leave_one_out(bands_exist("trained"), "gain of bands over a trend"),
-            f"edges found on held-out streams instead: {tested.edges[0]} and {tested.edges[1]}",
-            "edges with one feature left out: "
-            + ", ".join(
-                f"without {name}: {'/'.join(map(str, found))}"
-                for name, found in _without(curves("trained", "development"))
-            ),
-            f"streams of half the length: {bands_exist('half_length').mean():.3g}",
-        ),
+        figures=FIGURE_SPECS,
+        negatives=surprises(findings, measured),
+        robustness=robustness(measured),
         analyses=len(findings) + len(list(combinations(range(1, context.layers), 2))) + 5,
-        reproduce=context.reproduce(f"edges {partition.edges[0]} and {partition.edges[1]} on development streams, exactly"),
+        reproduce=context.reproduce(f"edges {first} and {second} on development streams, exactly"),
         scope=context.scope,
         covers=("per_head", "nulls", "robustness"),
-    )  # fmt: skip
+    )
 
 
-def layer_features(context: StudyContext, name: str, split: Split, window: int) -> Array:
+def judged(measured: Measured) -> tuple[Finding, ...]:
+    """The verdicts on both claims."""
+    context = measured.context
+    zero = np.zeros(len(context.held_out))
+    exist, fit = CLAIMS
+    return judge(
+        [
+            (
+                exist,
+                *panel(context, measured.gain_over_trend, NULLS, 0.0, {"gradual trend": zero}),
+            ),
+            (
+                fit,
+                *panel(context, measured.gain_over_edges, EDGE_NULLS, 0.0, {"other edges": zero}),
+            ),
+        ]
+    )
+
+
+# --- measurement -------------------------------------------------------------------------------------
+def layer_features(context: StudyContext, name: str, split: Split) -> Array:
     """Features of every head, [stream, layer, head, feature]; anchors at the development slot."""
     found = context.observe(name, split)
-    source = name if "weights-" in name else "trained"
-    slot = context.observe(source, "development").question("slots").mean(0).argmax(-1)
-    slots = found.question("slots")
-    index = np.broadcast_to(slot[None, ..., None], (*slots.shape[:3], 1))
-    anchors = np.take_along_axis(slots, index, -1)[..., 0]
-    recency = newest_share(found.question("profile"), window)
+    tried = context.observe(context.chooser(name), "development").question("slots")
+    anchors = at_slot(found.question("slots"), tried.mean(0).argmax(-1))
+    recency = newest_share(found.question("profile"), context.newest_frames)
     parts = (
         np.log(np.maximum(recency, 1e-3)),
         np.log(np.maximum(anchors, 1e-3)),
@@ -204,24 +213,12 @@ def layer_features(context: StudyContext, name: str, split: Split, window: int) 
 
 def automatic_partition(context: StudyContext) -> Partition:
     """The bands of this model, chosen on development streams only."""
-    window = max(1, context.settings.frames // context.layout.frames_per_group // 10)
-    return find_partition(layer_features(context, "trained", "development", window).mean(2))
+    return find_partition(layer_features(context, "trained", "development").mean(2))
 
 
-def find_edges(train: Array) -> Array:
+def find_edges(train: Array) -> Ints:
     """Edges of the best two changes of a mean curve, from [stream, layer, feature]."""
     return fit_steps(train.mean(0), 2)[0]
-
-
-def _scaled(context: StudyContext, curves: Callable[..., Array], name: str) -> tuple[Array, Array]:
-    """Development and held-out curves in units of the development spread over layers."""
-    source = name if "weights-" in name else "trained"
-    train = curves(source, "development")
-    test = curves(name, "held_out")
-    spread = train.mean(0).std(0)
-    spread = np.where(spread > 0, spread, 1)
-    centre = train.mean((0, 1))
-    return (train - centre) / spread, (test - centre) / spread
 
 
 def _error(curve: Array, test: Array) -> Array:
@@ -229,20 +226,12 @@ def _error(curve: Array, test: Array) -> Array:
     return ((test - curve) ** 2).mean((1, 2))
 
 
-def _without(values: Array) -> list[tuple[str, tuple[int, int]]]:
-    """The edges when each feature is left out."""
-    out: list[tuple[str, tuple[int, int]]] = []
-    for i, name in enumerate(FEATURES):
-        out.append((name, find_partition(np.delete(values, i, axis=2), draws=20).edges))
-    return out
-
-
 # --- tables --------------------------------------------------------------------------------------------
-def _feature_table(context: StudyContext, curves: Callable[..., Array]) -> Table:
+def feature_table(measured: Measured) -> Table:
     """Every feature by layer, trained and under nulls."""
     rows: list[tuple[str | int | float, ...]] = []
     for name in ("trained", "moving_camera", "random_weights-0", "permuted_weights-0"):
-        values = curves(name)
+        values = measured.curves(name)
         for i, feature in enumerate(FEATURES):
             table = curve_table("t", "layer", {name: values[..., i]}, "")
             rows += [(feature, *row) for row in table.rows]
@@ -254,11 +243,11 @@ def _feature_table(context: StudyContext, curves: Callable[..., Array]) -> Table
     )
 
 
-def _head_features(context: StudyContext, window: int) -> Table:
+def head_features(context: StudyContext) -> Table:
     """Every feature of every head, mean over streams."""
     rows: list[tuple[str | int | float, ...]] = []
     for name in ("trained", "random_weights-0"):
-        values = layer_features(context, name, "held_out", window).mean(0)
+        values = layer_features(context, name, "held_out").mean(0)
         for i, feature in enumerate(FEATURES):
             for layer, head in np.ndindex(values.shape[:2]):
                 rows.append((feature, name, layer, head, float(values[layer, head, i])))
@@ -270,13 +259,13 @@ def _head_features(context: StudyContext, window: int) -> Table:
     )
 
 
-def _partition_table(found: Partition, tested: Partition, paper: Sequence[int]) -> Table:
+def partition_table(measured: Measured) -> Table:
     """Edges with intervals beside the paper's."""
     rows: list[tuple[str | int | float, ...]] = []
-    for source, p in (("development", found), ("held out", tested)):
+    for source, p in (("development", measured.found), ("held out", measured.tested)):
         for i, edge in enumerate(p.edges):
             ends = (float(p.intervals.low[i]), float(p.intervals.high[i]))
-            rows.append((source, i + 1, edge, *ends, p.support, paper[i]))
+            rows.append((source, i + 1, edge, *ends, p.support, measured.paper[i]))
     columns = ("source", "change", "first_layer", "low", "high", "support", "paper")
     return Table(
         "partition",
@@ -286,11 +275,11 @@ def _partition_table(found: Partition, tested: Partition, paper: Sequence[int]) 
     )
 
 
-def _model_table(found: Partition, tested: Partition) -> Table:
+def model_table(measured: Measured) -> Table:
     """Share of the change over depth that each description predicts on left-out streams."""
     rows = [
         (source, name, value)
-        for source, p in (("development", found), ("held out", tested))
+        for source, p in (("development", measured.found), ("held out", measured.tested))
         for name, value in p.models.explained.items()
     ]
     return Table(
@@ -301,20 +290,56 @@ def _model_table(found: Partition, tested: Partition) -> Table:
     )
 
 
-def _negatives(
-    findings: Sequence[Finding], found: Partition, paper: Sequence[int]
-) -> tuple[str, ...]:
+# --- figures -------------------------------------------------------------------------------------------
+FIGURE_SPECS = (
+    FigureSpec(
+        "features", "feature_curves", ("features", "partition"), "Features over depth",
+        "Recency, anchors and concentration by layer, trained against random networks, with the found "
+        "change points and the paper's edges.",
+        "What the layers do with what they attend to.",
+    ),
+    FigureSpec(
+        "heads", "feature_heads", ("head_features",), "The same by head",
+        "Every head as a point: a band can be a mean over very different heads.",
+        "Whether a head matters for the answer.",
+    ),
+    FigureSpec(
+        "models", "depth_models", ("depth_models",), "Bands or a trend?",
+        "How much of the change over depth each description predicts on left-out streams.",
+        "Anything about a description that was not compared.",
+    ),
+    NULL_PANEL,
+)  # fmt: skip
+
+
+# --- words ---------------------------------------------------------------------------------------------
+def surprises(findings: Sequence[Finding], measured: Measured) -> tuple[str, ...]:
     """What did not come out as the paper says, in numbers."""
+    found, paper = measured.found, measured.paper
     explained = found.models.explained
     low, high = found.intervals.low, found.intervals.high
-    inside = [bool(low[i] <= paper[i] <= high[i]) for i in (0, 1)]
-    said = [
+    inside = all(bool(low[i] <= paper[i] <= high[i]) for i in (0, 1))
+    return (
         f"Automatic edges at layers {found.edges[0]} and {found.edges[1]} (support {found.support:.0%}); the "
-        f"paper's are {paper[0]} and {paper[1]}, {'inside' if all(inside) else 'not both inside'} the intervals.",
+        f"paper's are {paper[0]} and {paper[1]}, {'inside' if inside else 'not both inside'} the intervals.",
         f"Explained on left-out development streams: line {explained['line']:.2f}, one change "
         f"{explained['one_change']:.2f}, two changes {explained['two_changes']:.2f} (free curve: 1).",
-    ]
-    said += [
-        f"{f.claim.key}: {f.verdict}. {f.because}" for f in findings if f.verdict != "supported"
-    ]
-    return tuple(said)
+        *unsupported(findings),
+    )
+
+
+def robustness(measured: Measured) -> tuple[str, ...]:
+    """How the gain and the edges move with streams, features and lengths."""
+    tested, gain = measured.tested, measured.gain_over_trend
+    tried = measured.curves("trained", "development")
+    without = {
+        name: find_partition(np.delete(tried, i, axis=2), draws=20).edges
+        for i, name in enumerate(FEATURES)
+    }
+    return (
+        leave_one_out(gain("trained"), "gain of bands over a trend"),
+        f"edges found on held-out streams instead: {tested.edges[0]} and {tested.edges[1]}",
+        "edges with one feature left out: "
+        + ", ".join(f"without {name}: {a}/{b}" for name, (a, b) in without.items()),
+        f"streams of half the length: {gain('half_length').mean():.3g}",
+    )

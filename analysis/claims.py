@@ -11,10 +11,11 @@ verdict at all, only an error.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -46,11 +47,12 @@ class Verdict(StrEnum):
     CANNOT_TELL = "cannot tell"
 
 
-Role = Literal["exceed", "persist", "capable", "context"]
+ControlRole = Literal["exceed", "persist", "capable", "context"]
+Status = Literal["exploratory", "confirmatory", "confirmed"]
 
 
 @dataclass(frozen=True)
-class Need:
+class RequiredControl:
     """A control that a claim cannot do without.
 
     Attributes:
@@ -60,7 +62,7 @@ class Need:
     """
 
     name: str
-    role: Role
+    role: ControlRole
     replicates: int = 1
 
 
@@ -76,7 +78,8 @@ class Claim:
         needs: controls without which there is no verdict.
         reference: value of the metric if there were no effect (1 for a share over uniform, 0 for a difference).
         smallest_effect: the least excess over a null that would matter, fixed before looking.
-        status: "exploratory", or "confirmed" where all choices were made on other streams.
+        status: "exploratory", or "confirmatory" where all choices were made on other streams ("confirmed" is the word of
+            older studies and reports for it).
         paper: where the original claim stands, if there is one.
     """
 
@@ -84,13 +87,19 @@ class Claim:
     sentence: str
     metric: str
     refuted_if: str
-    needs: tuple[Need, ...]
+    needs: tuple[RequiredControl, ...]
     reference: float
     smallest_effect: float
-    status: Literal["exploratory", "confirmed"] = "exploratory"
+    status: Status = "exploratory"
     paper: str = ""
 
     def __post_init__(self) -> None:
+        if self.status == "confirmed":  # which sounds like a verdict
+            object.__setattr__(self, "status", "confirmatory")
+        if self.status not in ("exploratory", "confirmatory"):
+            raise LabError(
+                f"Claim {self.key!r} has the status {self.status!r}; it must be 'exploratory' or 'confirmatory'."
+            )
         for field in ("key", "sentence", "metric", "refuted_if"):
             if not getattr(self, field).strip():
                 raise LabError(f"A claim needs its {field}; an empty one cannot be refuted.")
@@ -132,7 +141,7 @@ class Control:
     """The metric under one control, and the observed excess over it.
 
     Attributes:
-        name, role: see `Need`.
+        name, role: see `RequiredControl`.
         estimate: the metric under the control.
         difference: observed minus control within streams; None for a changed setting on other streams.
         p: one-sided sign-flip p of that difference (persist: of the estimate over the reference; capable:
@@ -142,7 +151,7 @@ class Control:
     """
 
     name: str
-    role: Role
+    role: ControlRole
     estimate: Estimate
     difference: Estimate | None
     p: float
@@ -199,7 +208,7 @@ def null(
     observed: npt.ArrayLike,
     control: npt.ArrayLike,
     *,
-    role: Role = "exceed",
+    role: ControlRole = "exceed",
     note: str = "",
     seed: int = 0,
 ) -> Control:
@@ -332,6 +341,22 @@ def _rule(claim: Claim, value: Estimate, panel: NullPanel, p: float) -> Finding:
     return finding(Verdict.CANNOT_TELL, said[0].upper() + said[1:] + ".")
 
 
-def confirmed(claim: Claim) -> Claim:
+def confirmatory(claim: Claim) -> Claim:
     """The same claim, marked as tested on streams that no choice was made on."""
-    return replace(claim, status="confirmed")
+    return replace(claim, status="confirmatory")
+
+
+# --- names of before -----------------------------------------------------------------------------
+_RENAMED = {"Need": "RequiredControl", "Role": "ControlRole", "confirmed": "confirmatory"}
+
+
+def __getattr__(name: str) -> Any:
+    """What studies written for earlier versions import; each is there under one clear name now."""
+    if name not in _RENAMED:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    warnings.warn(
+        f"analysis.claims.{name} is called {_RENAMED[name]} now; import that name.",
+        DeprecationWarning,
+        stacklevel=2,
+    )
+    return globals()[_RENAMED[name]]

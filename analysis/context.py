@@ -17,17 +17,19 @@ import numpy.typing as npt
 import torch
 
 from analysis import streams
+from analysis.arrays import Array, Arrays
+from analysis.estimators.changepoint import paper_edges
+from analysis.features import Feature, Features
 from analysis.nulls import permuted_twin, random_twin
 from analysis.observe import observe
 from analysis.result import Data, Reproduce, Setup
-from analysis.store import Arrays, Store, fingerprint, weights_fingerprint
+from analysis.store import Store, fingerprint, weights_fingerprint
 from analysis.streams import Camera, Stream, Transform
 from hermes_lab.errors import LabError
 from hermes_lab.lab import Lab
 
-Array = npt.NDArray[np.float64]
 Split = Literal["development", "held_out"]
-Progress = Callable[[str, int, int], None]
+StudyProgress = Callable[[str, int, int], None]
 """Receives what is being done, how many steps are done, and how many there are."""
 T = TypeVar("T")
 
@@ -76,6 +78,11 @@ class Variant:
     stride: int = 1
 
 
+def seeded(kind: str, seed: int) -> str:
+    """Name of one network of a kind that is made anew from every seed."""
+    return f"{kind}-{seed}"
+
+
 def variants(random_seeds: int) -> dict[str, Variant]:
     """The model as it is, and everything it is compared with."""
     found = [
@@ -89,24 +96,9 @@ def variants(random_seeds: int) -> dict[str, Variant]:
         Variant("half_rate", stride=2),
     ]
     for seed in range(random_seeds):
-        found.append(Variant(f"random_weights-{seed}", weights="random", seed=seed))
-        found.append(Variant(f"permuted_weights-{seed}", weights="permuted", seed=seed))
+        found.append(Variant(seeded("random_weights", seed), weights="random", seed=seed))
+        found.append(Variant(seeded("permuted_weights", seed), weights="permuted", seed=seed))
     return {v.name: v for v in found}
-
-
-@dataclass(frozen=True)
-class Features:
-    """Features of several streams under one variant."""
-
-    arrays: Mapping[str, Array]
-
-    def __getitem__(self, name: str) -> Array:
-        """One feature, [stream, layer, head, ...]."""
-        return self.arrays[name]
-
-    def question(self, name: str) -> Array:
-        """A feature of the question's last token, mean over the horizons that a stream can be asked about."""
-        return np.nanmean([self.arrays[f"{h}/{name}"] for h in streams.HORIZONS], axis=0)
 
 
 @dataclass
@@ -124,7 +116,7 @@ class StudyContext:
     out: Path
     settings: Settings = field(default_factory=Settings)
     quick: bool = False
-    progress: Progress = lambda what, done, total: None
+    progress: StudyProgress = lambda what, done, total: None
     command: str = ""
     study: str = ""
     _labs: dict[tuple[str, int], Lab] = field(default_factory=dict, repr=False)
@@ -178,12 +170,18 @@ class StudyContext:
 
     @cached_property
     def paper_bands(self) -> tuple[range, range, range]:
-        """Shallow, middle and deep layers by the paper's fractions; at least one layer is shallow.
+        """Shallow, middle and deep layers at the paper's edges; at least one layer is shallow.
 
-        int(0.1 L) is 0 for models of fewer than ten layers, and no claim could be put to them.
+        The paper's rule has no shallow layer in models of fewer than ten, and no claim could be put to them.
         """
-        shallow, deep = max(1, int(0.1 * self.layers)), int(0.7 * self.layers)
+        first, deep = paper_edges(self.layers)
+        shallow = max(1, first)
         return range(shallow), range(shallow, deep), range(deep, self.layers)
+
+    @property
+    def newest_frames(self) -> int:
+        """How many frames (or groups of them) count as the newest: a tenth of the stream."""
+        return max(1, self.settings.frames // self.layout.frames_per_group // 10)
 
     @cached_property
     def development(self) -> tuple[Stream, ...]:
@@ -204,6 +202,12 @@ class StudyContext:
     def variants(self) -> dict[str, Variant]:
         """All settings that can be observed."""
         return variants(self.settings.random_seeds)
+
+    def chooser(self, name: str) -> str:
+        """The variant on whose development streams a choice for another is made: untrained networks choose for
+        themselves, for all others the trained model does."""
+        variant = self.variants.get(name)
+        return "trained" if variant is None or variant.weights == "own" else name
 
     def lab_of(self, variant: Variant) -> Lab:
         """The model of a variant; random ones are made on first use and kept."""
@@ -272,17 +276,19 @@ class StudyContext:
         found = self._stored(
             f"observe-{name}",
             chosen,
-            lambda stream: observe(
-                lab,
-                stream,
-                transform=variant.transform,
-                chunk_frames=self.settings.chunk_frames,
-                per_horizon=self.settings.per_horizon,
-                everything=name == "trained",
+            lambda stream: _by_name(
+                observe(
+                    lab,
+                    stream,
+                    transform=variant.transform,
+                    chunk_frames=self.settings.chunk_frames,
+                    per_horizon=self.settings.per_horizon,
+                    everything=name == "trained",
+                )
             ),
             self.settings.per_horizon,
         )
-        arrays = {k: np.stack([f[k] for f in found]).astype(float) for k in found[0]}
+        arrays = {Feature.read(k): np.stack([f[k] for f in found]).astype(float) for k in found[0]}
         self._features[name, split] = Features(arrays)
         return self._features[name, split]
 
@@ -353,6 +359,11 @@ class StudyContext:
             "with an untouched cache. They do not speak about LLaVA-OneVision-7B or filmed video, on which "
             "the paper's figures rest."
         )
+
+
+def _by_name(observed: Mapping[Feature, npt.NDArray[np.float32]]) -> Arrays:
+    """Features under the names that they have on disk."""
+    return {str(feature): values for feature, values in observed.items()}
 
 
 def layer_mean(values: Array, layers: Iterable[int]) -> Array:

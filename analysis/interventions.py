@@ -8,21 +8,25 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
+from analysis.arrays import Ints, Mask
 from analysis.streams import Grid
+from hermes_lab.engine.hooks import layer_of
 from hermes_lab.engine.passes import Wants
-from hermes_lab.segment import join
+from hermes_lab.segment import Segment, join
 from hermes_lab.stream.session import StreamSession
 
-Mask = npt.NDArray[np.bool_]
-Ids = npt.NDArray[np.int64]
+if TYPE_CHECKING:
+    from transformer_lens.hook_points import HookPoint
+
 ROW_KEYS = 60_000_000  # scores of one pass, over heads
 
 
@@ -77,13 +81,13 @@ def knocked_logits(
     return torch.cat(out)[torch.as_tensor(order).argsort()]
 
 
-def _pass(session: StreamSession, segment: Any, conditions: Sequence[Condition]) -> Tensor:
+def _pass(session: StreamSession, segment: Segment, conditions: Sequence[Condition]) -> Tensor:
     copies, new, cached = len(conditions), len(segment), len(session.table)
     layers = sorted(frozenset[int]().union(*(c.layers for c in conditions)))
     masks = {layer: _mask(conditions, layer, new, cached) for layer in layers}
 
-    def blind(scores: Tensor, hook: Any) -> Tensor:
-        return scores.masked_fill_(masks[hook.layer()].to(scores.device), float("-inf"))
+    def blind(scores: Tensor, hook: HookPoint) -> Tensor:
+        return scores.masked_fill_(masks[layer_of(hook)].to(scores.device), float("-inf"))
 
     single = torch.ones(new, new).tril()
     block = torch.block_diag(*[single] * copies).bool()
@@ -92,7 +96,7 @@ def _pass(session: StreamSession, segment: Any, conditions: Sequence[Condition])
     with session.hooks(hooks):
         wants = Wants(block_mask=block, board=session.board)
         hidden = session.engine.forward(cache, join([segment] * copies), "question", wants=wants)
-    last = hidden.unflatten(0, (copies, new))[:, -1]
+    last = rearrange(hidden, "(copy row) dim -> copy row dim", copy=copies)[:, -1]
     return session.engine.logits(last)
 
 
@@ -106,43 +110,43 @@ def _mask(conditions: Sequence[Condition], layer: int, new: int, cached: int) ->
             mask[i, rows, :cached] = c.hidden
             if c.hide_question:
                 mask[i, -1, cached + i * new : cached + (i + 1) * new - 1] = True
-    return torch.from_numpy(mask.reshape(copies * new, -1))
+    return torch.from_numpy(rearrange(mask, "copy row key -> (copy row) key"))
 
 
 # --- token sets --------------------------------------------------------------------------------
-def recent(grid: Grid, frames: int) -> Ids:
+def recent(grid: Grid, frames: int) -> Ints:
     """Tokens of the newest frames."""
     return grid.ids[-frames:].ravel()
 
 
-def older(grid: Grid, frames: int) -> Ids:
+def older(grid: Grid, frames: int) -> Ints:
     """Tokens of all frames but the newest."""
     return grid.ids[:-frames].ravel()
 
 
-def slot(grid: Grid, index: int) -> Ids:
+def slot(grid: Grid, index: int) -> Ints:
     """One within-frame slot of every frame: the anchors, if that is their slot."""
     return grid.ids[:, index]
 
 
-def others(grid: Grid, ids: npt.ArrayLike) -> Ids:
+def others(grid: Grid, ids: npt.ArrayLike) -> Ints:
     """All video tokens but the given ones, to keep those alone."""
     return np.setdiff1d(grid.ids.ravel(), np.asarray(ids))
 
 
-def random_frames(grid: Grid, frames: int, rng: np.random.Generator) -> Ids:
+def random_frames(grid: Grid, frames: int, rng: np.random.Generator) -> Ints:
     """A matched control of `recent`: as many consecutive frames from elsewhere in the stream."""
     start = int(rng.integers(0, max(1, grid.frames - 2 * frames + 1)))
     return grid.ids[start : start + frames].ravel()
 
 
-def random_slots(grid: Grid, avoid: int, rng: np.random.Generator) -> Ids:
+def random_slots(grid: Grid, avoid: int, rng: np.random.Generator) -> Ints:
     """A matched control of `slot`: one other slot of every frame, drawn frame by frame."""
     draws = rng.integers(0, grid.slots - 1, grid.frames)
     return grid.ids[np.arange(grid.frames), draws + (draws >= avoid)]
 
 
-def random_tokens(grid: Grid, count: int, avoid: npt.ArrayLike, rng: np.random.Generator) -> Ids:
+def random_tokens(grid: Grid, count: int, avoid: npt.ArrayLike, rng: np.random.Generator) -> Ints:
     """A matched control of any set: as many video tokens from outside it."""
     pool = np.setdiff1d(grid.ids.ravel(), np.asarray(avoid))
     return np.sort(rng.choice(pool, min(count, len(pool)), replace=False))

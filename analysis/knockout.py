@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from analysis.claims import Claim, Finding, Need, judge
+from analysis.claims import Claim, Finding, RequiredControl, judge
 from analysis.claims import estimate as estimate_of
 from analysis.context import StudyContext
 from analysis.estimators.agreement import spearman
@@ -21,13 +21,19 @@ from analysis.knockout_effects import NO_VIDEO, UNTOUCHED, Cut, Effects, measure
 from analysis.result import FigureSpec, StudyResult, Table
 from analysis.statistics import cluster_bootstrap
 from analysis.streams import HORIZONS
-from analysis.structure import leave_one_out, named_null_panel, panel_table
+from analysis.structure import (
+    NULL_PANEL,
+    leave_one_out,
+    named_null_panel,
+    panel_table,
+    unsupported,
+)
 
 LEAST = 0.05
 SELF_REPAIR = "Later layers can repair what is hidden, so effects are lower bounds."
 _SHARE = "of what hiding all video from all layers costs"
-_NOTHING = Need("nothing hidden", "exceed")
-_USES_VIDEO = Need("cost of hiding all video", "capable")
+_NOTHING = RequiredControl("nothing hidden", "exceed")
+_USES_VIDEO = RequiredControl("cost of hiding all video", "capable")
 
 CLAIMS = (
     Claim(
@@ -35,10 +41,10 @@ CLAIMS = (
         sentence="Questions about now need the newest frames in the shallow layers (the first tenth).",
         metric=f"drop of the margin on `now` questions when the newest frames are hidden in shallow layers, {_SHARE}",
         refuted_if="hiding as many consecutive frames from elsewhere costs as much, within 5 %",
-        needs=(_NOTHING, Need("random frames", "exceed", 3), _USES_VIDEO),
+        needs=(_NOTHING, RequiredControl("random frames", "exceed", 3), _USES_VIDEO),
         reference=0.0,
         smallest_effect=LEAST,
-        status="confirmed",
+        status="confirmatory",
         paper="HERMES (arXiv 2601.14724), section 2: shallow layers as sensory memory",
     ),
     Claim(
@@ -46,10 +52,10 @@ CLAIMS = (
         sentence="Hiding the newest frames matters more in the shallow layers than in as many of the last layers.",
         metric=f"the same drop in shallow layers, less that in the same number of last layers, {_SHARE}",
         refuted_if="the newest frames matter as much in the last layers",
-        needs=(Need("no difference", "exceed"), Need("random frames", "exceed", 3), _USES_VIDEO),
+        needs=(RequiredControl("no difference", "exceed"), RequiredControl("random frames", "exceed", 3), _USES_VIDEO),
         reference=0.0,
         smallest_effect=LEAST,
-        status="confirmed",
+        status="confirmatory",
         paper="HERMES (arXiv 2601.14724), section 2",
     ),
     Claim(
@@ -57,10 +63,10 @@ CLAIMS = (
         sentence="Questions about the past need old frames in the deep layers (the last 30 %).",
         metric=f"drop of the margin on `long` questions when all but the newest frames are hidden in deep layers, {_SHARE}",
         refuted_if="the drop is below 5 %, or questions about now drop as much",
-        needs=(_NOTHING, Need("now questions", "exceed"), _USES_VIDEO),
+        needs=(_NOTHING, RequiredControl("now questions", "exceed"), _USES_VIDEO),
         reference=0.0,
         smallest_effect=LEAST,
-        status="confirmed",
+        status="confirmatory",
         paper="HERMES (arXiv 2601.14724), section 2: deep layers as long-term memory",
     ),
     Claim(
@@ -68,10 +74,10 @@ CLAIMS = (
         sentence="Old frames matter more to questions about the past in the deep layers than in as many of the first layers.",
         metric=f"the same drop in deep layers, less that in the same number of first layers, {_SHARE}",
         refuted_if="old frames matter as much in the first layers",
-        needs=(Need("no difference", "exceed"), _USES_VIDEO),
+        needs=(RequiredControl("no difference", "exceed"), _USES_VIDEO),
         reference=0.0,
         smallest_effect=LEAST,
-        status="confirmed",
+        status="confirmatory",
         paper="HERMES (arXiv 2601.14724), section 2",
     ),
     Claim(
@@ -80,53 +86,24 @@ CLAIMS = (
         metric="margin on `long` questions when deep layers see only the anchor slot of every frame, "
         f"{_SHARE}",
         refuted_if="one random other slot per frame serves as well, within 5 %",
-        needs=(Need("random slots", "exceed", 3), _USES_VIDEO),
+        needs=(RequiredControl("random slots", "exceed", 3), _USES_VIDEO),
         reference=0.0,
         smallest_effect=LEAST,
-        status="confirmed",
+        status="confirmatory",
         paper="HERMES (arXiv 2601.14724), section 2: one anchor token per frame",
     ),
 )  # fmt: skip
+
+RECENT_SHALLOW, RECENT_LAST = Cut("hide", "recent", "shallow"), Cut("hide", "recent", "last")
+OLD_DEEP, OLD_FIRST = Cut("hide", "older", "deep"), Cut("hide", "older", "first")
+ANCHORS_ALONE = Cut("keep", "anchors", "deep")
+NOW, LONG = HORIZONS.index("now"), HORIZONS.index("long")
 
 
 def run(context: StudyContext) -> StudyResult:
     """Run the study; see the module docstring."""
     effects = measure(context)
-    now, long = HORIZONS.index("now"), HORIZONS.index("long")
-    zero = np.zeros(len(context.causal))
-
-    recent_shallow, recent_in_last = Cut("hide", "recent", "shallow"), Cut("hide", "recent", "last")
-    old_deep, anchors_alone = Cut("hide", "older", "deep"), Cut("keep", "anchors", "deep")
-    recent, recent_last = effects.drop(recent_shallow, now), effects.drop(recent_in_last, now)
-    frames = effects.random_drops(recent_shallow, now)
-    frames_last = effects.random_drops(recent_in_last, now)
-    old, old_first = effects.drop(old_deep, long), effects.drop(Cut("hide", "older", "first"), long)
-    keep = effects.left(anchors_alone, long)
-    keep_random = np.stack([effects.left(cut, long) for cut in effects.random(anchors_alone)])
-    untouched, everything = effects.index(UNTOUCHED), effects.index(NO_VIDEO)
-    video = (effects.margin[..., untouched] - effects.margin[..., everything]).T
-    values = (
-        (now, recent, {"nothing hidden": zero, "random frames": frames}),
-        (now, recent - recent_last, {"no difference": zero, "random frames": frames - frames_last}),
-        (
-            long,
-            old,
-            {"nothing hidden": zero, "now questions": effects.drop(old_deep, now)},
-        ),
-        (long, old - old_first, {"no difference": zero}),
-        (long, keep, {"random slots": keep_random}),
-    )
-    findings = judge(
-        [
-            (
-                claim,
-                estimate_of(observed),
-                named_null_panel(observed, nulls, {_USES_VIDEO.name: video[horizon]}),
-            )
-            for claim, (horizon, observed, nulls) in zip(CLAIMS, values, strict=True)
-        ]
-    )
-    table = _effect_table(effects)
+    findings = judged(effects)
     return StudyResult(
         study="knockout",
         title="Knockout: what the answer needs",
@@ -139,44 +116,54 @@ def run(context: StudyContext) -> StudyResult:
         ),
         data=context.data(context.causal),
         findings=findings,
-        tables=(table, _window_table(effects), _dose_table(effects), _base_table(effects),
-                panel_table("nulls", findings)),
-        figures=(
-            FigureSpec(
-                "effects", "knockout_matrix", ("effects",), "Hide and keep, by layers and set",
-                "Drop of the margin for every token set, layer range and horizon, beside its matched random set.",
-                SELF_REPAIR,
-            ),
-            FigureSpec(
-                "windows", "window_curves", ("windows",), "By layer window",
-                "Drop when a set is hidden in a window of layers, with matched random frames.", SELF_REPAIR,
-            ),
-            FigureSpec(
-                "doses", "dose_curves", ("doses",), "Dose",
-                "Drop and accuracy as more of the newest frames are hidden, or kept alone, everywhere.",
-                "Which layers are responsible.",
-            ),
-            FigureSpec(
-                "panel", "null_panel", ("nulls",), "Null panel",
-                "Each claim's metric beside every control, on one axis.",
-                "Anything about other streams or models.",
-            ),
+        tables=(
+            effect_table(effects),
+            window_table(effects),
+            dose_table(effects),
+            base_table(effects),
+            panel_table("nulls", findings),
         ),
-        negatives=_negatives(findings, effects),
-        robustness=(
-            leave_one_out(recent, "newest frames hidden in shallow layers, now"),
-            leave_one_out(old, "old frames hidden in deep layers, long"),
-            _rank_by_measure(effects),
-        ),
+        figures=FIGURE_SPECS,
+        negatives=surprises(findings, effects),
+        robustness=robustness(effects),
         analyses=len(findings) + len(effects.cuts) * len(HORIZONS),
-        reproduce=context.reproduce(f"{CLAIMS[0].key} {findings[0].estimate}, within 0.01 on another CPU"),
+        reproduce=context.reproduce(
+            f"{CLAIMS[0].key} {findings[0].estimate}, within 0.01 on another CPU"
+        ),
         scope=context.scope,
         covers=("causal", "robustness", "nulls"),
-    )  # fmt: skip
+    )
+
+
+def judged(effects: Effects) -> tuple[Finding, ...]:
+    """The verdicts on the five claims."""
+    recent, last = effects.drop(RECENT_SHALLOW, NOW), effects.drop(RECENT_LAST, NOW)
+    frames = effects.random_drops(RECENT_SHALLOW, NOW)
+    frames_last = effects.random_drops(RECENT_LAST, NOW)
+    old, first = effects.drop(OLD_DEEP, LONG), effects.drop(OLD_FIRST, LONG)
+    slots = np.stack([effects.left(cut, LONG) for cut in effects.random(ANCHORS_ALONE)])
+    zero, video = np.zeros(len(recent)), effects.cost
+    values = (
+        (NOW, recent, {"nothing hidden": zero, "random frames": frames}),
+        (NOW, recent - last, {"no difference": zero, "random frames": frames - frames_last}),
+        (LONG, old, {"nothing hidden": zero, "now questions": effects.drop(OLD_DEEP, NOW)}),
+        (LONG, old - first, {"no difference": zero}),
+        (LONG, effects.left(ANCHORS_ALONE, LONG), {"random slots": slots}),
+    )
+    return judge(
+        [
+            (
+                claim,
+                estimate_of(observed),
+                named_null_panel(observed, nulls, {_USES_VIDEO.name: video[:, horizon]}),
+            )
+            for claim, (horizon, observed, nulls) in zip(CLAIMS, values, strict=True)
+        ]
+    )
 
 
 # --- tables -----------------------------------------------------------------------------------------------
-def _effect_table(effects: Effects) -> Table:
+def effect_table(effects: Effects) -> Table:
     """Drop, accuracy and divergence of every named condition, beside the mean of its matched random sets."""
     rows: list[tuple[str | float, ...]] = []
     for cut in effects.cuts:
@@ -218,7 +205,7 @@ def _effect_table(effects: Effects) -> Table:
     )
 
 
-def _window_table(effects: Effects) -> Table:
+def window_table(effects: Effects) -> Table:
     """Drop by window of layers."""
     rows: list[tuple[str | int | float, ...]] = []
     for cut in effects.cuts:
@@ -231,7 +218,7 @@ def _window_table(effects: Effects) -> Table:
     return Table("windows", columns, tuple(rows), "Drop of the margin by window of layers.")
 
 
-def _dose_table(effects: Effects) -> Table:
+def dose_table(effects: Effects) -> Table:
     """Drop and accuracy by the number of frames hidden or kept."""
     rows: list[tuple[str | int | float, ...]] = []
     for cut in effects.cuts:
@@ -247,7 +234,7 @@ def _dose_table(effects: Effects) -> Table:
     )
 
 
-def _base_table(effects: Effects) -> Table:
+def base_table(effects: Effects) -> Table:
     """What there is to lose: margin and accuracy untouched, and with all video hidden."""
     rows: list[tuple[str | float, ...]] = []
     for h, horizon in enumerate(HORIZONS):
@@ -265,30 +252,50 @@ def _base_table(effects: Effects) -> Table:
     )
 
 
-def _rank_by_measure(effects: Effects) -> str:
-    """Whether margin, accuracy and divergence order the conditions alike."""
+# --- figures ----------------------------------------------------------------------------------------------
+FIGURE_SPECS = (
+    FigureSpec(
+        "effects", "knockout_matrix", ("effects",), "Hide and keep, by layers and set",
+        "Drop of the margin for every token set, layer range and horizon, beside its matched random set.",
+        SELF_REPAIR,
+    ),
+    FigureSpec(
+        "windows", "window_curves", ("windows",), "By layer window",
+        "Drop when a set is hidden in a window of layers, with matched random frames.", SELF_REPAIR,
+    ),
+    FigureSpec(
+        "doses", "dose_curves", ("doses",), "Dose",
+        "Drop and accuracy as more of the newest frames are hidden, or kept alone, everywhere.",
+        "Which layers are responsible.",
+    ),
+    NULL_PANEL,
+)  # fmt: skip
+
+
+# --- words ------------------------------------------------------------------------------------------------
+def surprises(findings: Sequence[Finding], effects: Effects) -> tuple[str, ...]:
+    """What did not come out as the paper says, in numbers."""
+    base = zip(HORIZONS, effects.right[:, :, 0].mean(0), strict=True)
+    units = zip(HORIZONS, effects.unit, strict=True)
+    return (
+        f"Accuracy untouched: {', '.join(f'{h} {accuracy:.2f}' for h, accuracy in base)}.",
+        f"Without video the margin drops by {', '.join(f'{unit:.2g} ({h})' for h, unit in units)}"
+        " logits, the unit of all effects.",
+        SELF_REPAIR,
+        *unsupported(findings),
+    )
+
+
+def robustness(effects: Effects) -> tuple[str, ...]:
+    """How the drops move with streams, and whether margin, accuracy and divergence order the conditions alike."""
     drop = (effects.margin[..., :1] - effects.margin).mean((0, 1))
     wrong = (effects.right[..., :1] - effects.right).mean((0, 1))
     moved = effects.moved.mean((0, 1))
     return (
+        leave_one_out(
+            effects.drop(RECENT_SHALLOW, NOW), "newest frames hidden in shallow layers, now"
+        ),
+        leave_one_out(effects.drop(OLD_DEEP, LONG), "old frames hidden in deep layers, long"),
         "conditions ordered by margin against accuracy: rank correlation "
-        f"{float(spearman(drop, wrong)):.2f}; against divergence: {float(spearman(drop, moved)):.2f}"
+        f"{float(spearman(drop, wrong)):.2f}; against divergence: {float(spearman(drop, moved)):.2f}",
     )
-
-
-def _negatives(findings: Sequence[Finding], effects: Effects) -> tuple[str, ...]:
-    """What did not come out as the paper says, in numbers."""
-    base = effects.right[:, :, 0].mean(0)
-    said = [
-        "Accuracy untouched: "
-        + ", ".join(f"{h} {a:.2f}" for h, a in zip(HORIZONS, base, strict=True))
-        + ".",
-        "Without video the margin drops by "
-        + ", ".join(f"{u:.2g} ({h})" for h, u in zip(HORIZONS, effects.unit, strict=True))
-        + " logits, the unit of all effects.",
-        SELF_REPAIR,
-    ]
-    said += [
-        f"{f.claim.key}: {f.verdict}. {f.because}" for f in findings if f.verdict != "supported"
-    ]
-    return tuple(said)

@@ -11,16 +11,15 @@ import numpy as np
 import numpy.typing as npt
 
 from analysis import interventions as knock
-from analysis.answers import Target, divergence
+from analysis.answers import LEAST_COST, Target, divergence
+from analysis.arrays import Array, Arrays, Ints
 from analysis.context import StudyContext
 from analysis.observe import question_rows
-from analysis.store import Arrays
 from analysis.streams import HORIZONS, Grid, Stream, encode, feed
 from analysis.structure import deep_slot
 from hermes_lab.errors import LabError
 from hermes_lab.stream.session import StreamSession
 
-Array = npt.NDArray[np.float64]
 DOSES = (1, 2, 4, 8, 16, 32)
 
 
@@ -95,6 +94,12 @@ class Effects:
         """Margin under one condition per stream, in units of hiding all video, [stream]."""
         return self.margin[:, horizon, self.index(cut)] / self.unit[horizon]
 
+    @property
+    def cost(self) -> Array:
+        """Cost of hiding all video from all layers, [stream, horizon]."""
+        untouched, everything = self.index(UNTOUCHED), self.index(NO_VIDEO)
+        return self.margin[..., untouched] - self.margin[..., everything]
+
     def drop(self, cut: Cut, horizon: int) -> Array:
         """Relative drop of the margin per stream under one condition, [stream]."""
         untouched = self.margin[:, horizon, self.index(UNTOUCHED)]
@@ -143,7 +148,7 @@ def measure(context: StudyContext) -> Effects:
     values = np.stack([m["values"] for m in made]).astype(float)
     margin, right, moved = values[:, :, 0], values[:, :, 1], values[:, :, 2]
     untouched, everything = cuts.index(UNTOUCHED), cuts.index(NO_VIDEO)
-    unit = np.maximum((margin[..., untouched] - margin[..., everything]).mean(0), 0.2)
+    unit = np.maximum((margin[..., untouched] - margin[..., everything]).mean(0), LEAST_COST)
     return Effects(cuts, margin, right, moved, unit)
 
 
@@ -179,7 +184,7 @@ def conditions(
     """Every condition of one question; the first hides nothing."""
     newest = max(1, grid.frames // 10)
     video = grid.ids.ravel()
-    sets: dict[Tokens, tuple[knock.Ids, list[knock.Ids]]] = {
+    sets: dict[Tokens, tuple[Ints, list[Ints]]] = {
         "recent": (
             knock.recent(grid, newest),
             [knock.random_frames(grid, newest, rng) for _ in range(draws)],
@@ -189,8 +194,11 @@ def conditions(
             [knock.random_slots(grid, slot, rng) for _ in range(draws)],
         ),
     }
-    top = _most_attended(session, grid, question, context.paper_bands[2])
-    for tokens, ids in (("top", top), ("sinks", _sinks(grid))):
+    found: dict[Tokens, Ints] = {
+        "top": _most_attended(session, grid, question, context.paper_bands[2]),
+        "sinks": _sinks(grid),
+    }
+    for tokens, ids in found.items():
         draw = [knock.random_tokens(grid, len(ids), ids, rng) for _ in range(draws)]
         sets[tokens] = ids, draw
     named = ranges(context)
@@ -230,7 +238,7 @@ def conditions(
 
 def _most_attended(
     session: StreamSession, grid: Grid, question: str, layers: Sequence[int]
-) -> knock.Ids:
+) -> Ints:
     """The twentieth of the video tokens to which this question attends most in some layers."""
     last, _, _ = question_rows(session, grid, question)
     weight = last[list(layers)].mean((0, 1)).ravel()
@@ -238,6 +246,6 @@ def _most_attended(
     return np.sort(grid.ids.ravel()[np.argsort(-weight, kind="stable")[:count]])
 
 
-def _sinks(grid: Grid) -> knock.Ids:
+def _sinks(grid: Grid) -> Ints:
     """The first cached token and the first video token, where models with sinks have them (arXiv 2309.17453)."""
     return np.unique([0, grid.ids[0, 0]])

@@ -11,23 +11,22 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from analysis.arrays import Array, Mask, Picture
 from hermes_lab.engine.upstream import set_attention
 from hermes_lab.errors import LabError
 from hermes_lab.models.base import Adapter
 from hermes_lab.segment import Segment
 from hermes_lab.tokens import Role
 
-Frame = npt.NDArray[np.uint8]
 A = TypeVar("A", bound=Adapter)
 
 
@@ -40,7 +39,7 @@ def random_twin(adapter: A, seed: int) -> A:
     config = copy.deepcopy(model.config)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        twin = type(model)(config)
+        twin = cast(Any, type(model))(config)  # every concrete model takes its configuration
     set_attention(twin, "sdpa")  # as any fresh model has it: the engine prepares it anew
     twin = twin.to(device=reference.device, dtype=reference.dtype).eval().requires_grad_(False)
     return replace(adapter, model=twin, name=f"{adapter.name} (random weights, seed {seed})")
@@ -73,13 +72,13 @@ def _vision_parameters(adapter: Adapter) -> list[nn.Parameter]:
 
 
 # --- streams -----------------------------------------------------------------------------------
-def shuffle_frames(frames: Sequence[Frame], seed: int) -> list[Frame]:
+def shuffle_frames(frames: Sequence[Picture], seed: int) -> list[Picture]:
     """The frames of a stream in random order: position and content stay, their order in time goes."""
     order = np.random.default_rng(seed).permutation(len(frames))
     return [frames[i] for i in order]
 
 
-def shuffle_cells(frames: Sequence[Frame], rows: int, cols: int, seed: int) -> list[Frame]:
+def shuffle_cells(frames: Sequence[Picture], rows: int, cols: int, seed: int) -> list[Picture]:
     """Each frame cut into rows x cols cells that are put back in an order of its own.
 
     What stood still no longer does, while the vision tower still marks the places of patches. Border pixels
@@ -89,7 +88,7 @@ def shuffle_cells(frames: Sequence[Frame], rows: int, cols: int, seed: int) -> l
         LabError: the frames are smaller than the grid.
     """
     rng = np.random.default_rng(seed)
-    out: list[Frame] = []
+    out: list[Picture] = []
     for frame in frames:
         height, width = frame.shape[0] // rows, frame.shape[1] // cols
         if height == 0 or width == 0:
@@ -145,7 +144,7 @@ def shuffle_segments(
 
 
 # --- arithmetic --------------------------------------------------------------------------------
-def uniform_rows(visible: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
+def uniform_rows(visible: Mask) -> Array:
     """Equal weight on every visible key, [..., key]."""
     visible = np.asarray(visible, dtype=float)
     return visible / visible.sum(-1, keepdims=True)
@@ -156,7 +155,7 @@ def position_only(
     keys_unrotated: Float[Tensor, "kv_head token dim"],
     rotate: Callable[[Tensor], Tensor],
     *,
-    movable: npt.NDArray[np.bool_],
+    movable: Mask,
     scaling: float,
     bias: Float[Tensor, "row token"] | None = None,
     permutations: int = 8,

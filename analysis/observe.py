@@ -8,16 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from einops import rearrange
 from torch import Tensor
 
-from analysis.estimators import concentration, periodicity, recency
+from analysis.arrays import Array
+from analysis.features import Feature, Number, Rows, TokenNumber, features
 from analysis.nulls import position_only
 from analysis.streams import HORIZONS, Grid, Stream, Transform, encode, feed
+from hermes_lab.engine.hooks import layer_of
 from hermes_lab.engine.passes import Wants
 from hermes_lab.engine.upstream import block_of, score_scale
 from hermes_lab.lab import Lab
@@ -29,28 +32,10 @@ from hermes_lab.stream.question_pass import question_pass
 from hermes_lab.stream.session import StreamSession
 from hermes_lab.tokens import Role
 
-Array = npt.NDArray[np.float64]
+if TYPE_CHECKING:
+    from transformer_lens.hook_points import HookPoint
+
 PERMUTATIONS = 4  # of content, behind every position-only row
-GROUPS = (*HORIZONS, "rows", "guidance_local", "guidance_global", "visual", "position_only")
-"""Query rows that are read: the question's last token by horizon, all of its tokens, HERMES' two prompts, the
-newest frame's tokens, and the question's last token with keys' content permuted."""
-
-
-def features(grid: Array) -> dict[str, Array]:
-    """What is kept of attention grids [..., frame, slot]."""
-    rhythm = periodicity.periodicity(grid)
-    flat = grid.reshape(*grid.shape[:-2], -1)
-    return {
-        "profile": recency.age_profile(grid),
-        "slots": periodicity.slot_profile(grid),
-        "acf": rhythm.acf,
-        "prominence": rhythm.prominence,
-        "spectrum": rhythm.spectrum,
-        "phase_lock": rhythm.phase_lock,
-        "entropy": concentration.entropy_ratio(flat),
-        "top_mass": concentration.top_mass(flat),
-        "mass": flat.sum(-1),
-    }
 
 
 def observe(
@@ -61,26 +46,26 @@ def observe(
     chunk_frames: int = 16,
     per_horizon: int = 3,
     everything: bool = True,
-) -> dict[str, Array]:
-    """Features of one stream, named "group/feature", each [layer, head, ...].
+) -> dict[Feature, npt.NDArray[np.float32]]:
+    """Features of one stream, each [layer, head, ...].
 
     Without `everything` only the question's own rows are read, which is all that a null needs.
-    Beside the features: "tokens/first" and "tokens/text", the mass of the last question token on the first cached
-    token and on all text (means over questions), and "tokens/massive" [layer, frame, slot], the largest
-    RMS-normalised activation of every visual token where a layer begins.
+    Told of tokens: "first" and "text", the mass of the last question token on the first cached token and on all
+    text (means over questions), and "massive" [layer, frame, slot], the largest RMS-normalised activation of every
+    visual token where a layer begins.
     """
     segments = encode(lab, stream, chunk_frames=chunk_frames, transform=transform)
-    out: dict[str, Array] = {}
+    out: dict[Feature, Array] = {}
     if everything:
         session, massive, visual = _feed_watched(lab, segments)
         grid = Grid.of(session)
-        out |= {f"visual/{k}": v for k, v in features(visual(grid)).items()}
-        out["tokens/massive"] = massive[:, grid.ids]
+        out |= {Feature("visual", name): v for name, v in features(visual(grid)).items()}
+        out[Feature("tokens", "massive")] = massive[:, grid.ids]
     else:
         session = feed(lab, segments)
         grid = Grid.of(session)
-    collected: dict[str, list[dict[str, Array]]] = {}
-    text: list[dict[str, Array]] = []
+    collected: dict[Rows, list[dict[Number, Array]]] = {}
+    text: list[dict[TokenNumber, Array]] = []
     for question in stream.questions(per_horizon):
         last, mean, tokens = question_rows(session, grid, question.text)
         first = question.horizon not in collected
@@ -91,23 +76,24 @@ def observe(
             alone = position_only_grid(session, grid, question.text, seed=stream.seed)
             collected.setdefault("position_only", []).append(features(alone))
     if everything:
-        for name, rows in guidance_rows(session, grid, paper_prompts()).items():
-            collected[f"guidance_{name}"] = [features(rows)]
+        prompted = guidance_rows(session, grid, paper_prompts())
+        collected["guidance_local"] = [features(prompted["local"])]
+        collected["guidance_global"] = [features(prompted["global"])]
     for group, several in collected.items():
         for name in several[0]:
-            out[f"{group}/{name}"] = np.mean([one[name] for one in several], axis=0)
+            out[Feature(group, name)] = np.mean([one[name] for one in several], axis=0)
     for horizon in set(HORIZONS) - set(collected):  # a short or moving stream may lack one
         for name, value in collected["rows"][0].items():
-            out[f"{horizon}/{name}"] = np.full_like(value, np.nan)
+            out[Feature(horizon, name)] = np.full_like(value, np.nan)
     for name in text[0]:
-        out[f"tokens/{name}"] = np.mean([one[name] for one in text], axis=0)
-    return {name: value.astype(np.float32) for name, value in out.items()}
+        out[Feature("tokens", name)] = np.mean([one[name] for one in text], axis=0)
+    return {feature: value.astype(np.float32) for feature, value in out.items()}
 
 
 # --- rows ----------------------------------------------------------------------------------------
 def question_rows(
     session: StreamSession, grid: Grid, question: str
-) -> tuple[Array, Array, dict[str, Array]]:
+) -> tuple[Array, Array, dict[TokenNumber, Array]]:
     """Attention of a question on the video: last token, mean over its tokens, each [layer, head, frame, slot];
     and the last token's mass on the first cached token and on all text, [layer, head]."""
     last: dict[int, Array] = {}
@@ -182,7 +168,7 @@ def position_only_grid(session: StreamSession, grid: Grid, question: str, *, see
         movable = np.zeros(state.tokens, dtype=bool)
         movable[grid.ids.ravel()] = True
         assert cached <= state.tokens
-        query = seen.activations[name][0, -1:].transpose(0, 1)
+        query = rearrange(seen.activations[name][0, -1:], "row head dim -> head row dim")
         scaling = score_scale(block_of(engine.adapter.layers[layer]).attention)
         rows = position_only(
             query,
@@ -206,14 +192,14 @@ def _feed_watched(
     massive: list[list[Array]] = [[] for _ in range(layers)]
     patterns: dict[int, Array] = {}
 
-    def on_residual(tensor: Tensor, hook: Any) -> None:
+    def on_residual(tensor: Tensor, hook: HookPoint) -> None:
         x = tensor[0].float()
         rms = x.square().mean(-1, keepdim=True).sqrt().clamp_min(1e-9)
         largest = (x / rms).abs().amax(-1)
-        massive[hook.layer()].append(largest.double().cpu().numpy())
+        massive[layer_of(hook)].append(largest.double().cpu().numpy())
 
-    def on_pattern(tensor: Tensor, hook: Any) -> None:
-        patterns[hook.layer()] = tensor[0].double().mean(1).cpu().numpy()
+    def on_pattern(tensor: Tensor, hook: HookPoint) -> None:
+        patterns[layer_of(hook)] = tensor[0].double().mean(1).cpu().numpy()
 
     prefix = np.full(session.protected_tokens, np.nan)
     residual = [(f"blocks.{i}.hook_resid_pre", on_residual) for i in range(layers)]

@@ -16,14 +16,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
-from transformers import (
-    AutoTokenizer,
-    LlavaOnevisionConfig,
-    LlavaOnevisionForConditionalGeneration,
-)
+from einops import rearrange
+from torch import nn
+from transformers import AutoTokenizer, LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration
 
 from hermes_lab.lab import Lab
 from hermes_lab.models.llava_onevision import LlavaOnevision
@@ -133,7 +131,7 @@ def _plant_vision(model: LlavaOnevisionForConditionalGeneration, plant: Plant) -
     embeddings.patch_embedding.bias.zero_()
     position = embeddings.position_embedding.weight.zero_()
     row, col = divmod(plant.slot, plant.side)
-    patches = position.view(2 * plant.side, 2 * plant.side, VISION)
+    patches = rearrange(position, "(row col) channel -> row col channel", row=2 * plant.side)
     patches[2 * row : 2 * row + 2, 2 * col : 2 * col + 2, MARK] = MARK_VALUE
     for layer in tower.encoder.layers:
         for projection in (layer.self_attn.out_proj, layer.mlp.fc2):
@@ -147,14 +145,15 @@ def _plant_vision(model: LlavaOnevisionForConditionalGeneration, plant: Plant) -
     projector.linear_2.weight.zero_()
     projector.linear_2.weight[:VISION] = torch.cat([eye, -eye], 1)
     projector.linear_2.bias.zero_()
-    model.get_input_embeddings().weight[:, MARK] = 0
-    model.get_input_embeddings().weight[:, VISION:] = 0
+    words = cast(nn.Embedding, model.get_input_embeddings())
+    words.weight[:, MARK] = 0
+    words.weight[:, VISION:] = 0
 
 
 def _planted_layer(
     model: LlavaOnevisionForConditionalGeneration, index: int, out: int, gain: float
 ) -> Any:
-    """Empty a layer but for carrying content of KV head 0 to channels `out`; returns its attention module."""
+    """Empty a layer, except that it carries content of KV head 0 to channels `out`; returns its attention module."""
     layer = model.model.language_model.layers[index]
     attention = layer.self_attn
     for projection in (attention.q_proj, attention.k_proj, attention.v_proj):
@@ -181,15 +180,9 @@ def _plant_recency(model: LlavaOnevisionForConditionalGeneration, plant: Plant) 
 
 
 def _plant_anchors(model: LlavaOnevisionForConditionalGeneration, plant: Plant) -> None:
-    attention = _planted_layer(
-        model,
-        plant.layers - 1,
-        ANCHOR_AT,
-        gain=4.0,  # the norm shrinks what stands beside the mark
-    )
-    normalised = math.sqrt(
-        HIDDEN
-    )  # the mark outweighs all content, so the RMS norm leaves it at this
+    gain = 4.0  # the norm shrinks what stands beside the mark
+    attention = _planted_layer(model, plant.layers - 1, ANCHOR_AT, gain)
+    normalised = math.sqrt(HIDDEN)  # the mark outweighs all content: the RMS norm leaves it at this
     attention.k_proj.weight[ANCHOR_PAIR, MARK] = 1.0
     for head in (0, 1):
         query = plant.lift * math.sqrt(HEAD_DIM) / normalised

@@ -181,11 +181,11 @@ class StudyResult:
                     f"Study {self.study!r} prints a verdict on {finding.claim.key!r} without its "
                     f"controls ({', '.join(lacks)}); run them or drop the verdict."
                 )
-            if finding.claim.status == "confirmed" and not (
+            if finding.claim.status == "confirmatory" and not (
                 self.data.held_out and set(self.data.held_out).isdisjoint(self.data.development)
             ):
                 raise ResultIncomplete(
-                    f"Claim {finding.claim.key!r} is called confirmed, but there are no held-out "
+                    f"Claim {finding.claim.key!r} is called confirmatory, but there are no held-out "
                     "streams apart from the development ones."
                 )
         for part in (self.setup, self.data, self.reproduce):

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from analysis.arrays import Array
 from analysis.estimators.agreement import chance_jaccard, jaccard, spearman, top_mask
 from analysis.statistics import resample_counts, weighted_means
-
-Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,13 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+from einops import pack, unpack
 from scipy import special, stats
 
+from analysis.arrays import Array, Ints
 from hermes_lab.errors import LabError
 
-Array = npt.NDArray[np.float64]
-Transform = Callable[[Array], Array]
+OfMeans = Callable[[Array], Array]
 Alternative = Literal["greater", "less", "two-sided"]
 
 DRAWS = 2000
@@ -55,18 +56,18 @@ def resample_counts(n_streams: int, draws: int, seed: int) -> Array:
 
 def weighted_means(values: Array, counts: Array) -> Array:
     """Means over streams under resampling weights, NaN left out: [stream, ...] -> [draw, ...]."""
-    flat = values.reshape(len(values), -1)
+    flat, shape = pack([values], "stream *")
     present = np.isfinite(flat)
     total = counts @ np.where(present, flat, 0.0)
     with np.errstate(invalid="ignore", divide="ignore"):
         means = total / (counts @ present.astype(float))
-    return means.reshape(len(counts), *values.shape[1:])
+    return unpack(means, shape, "draw *")[0]
 
 
 def cluster_bootstrap(
     values: npt.ArrayLike,
     *,
-    transform: Transform | None = None,
+    transform: OfMeans | None = None,
     method: Literal["percentile", "bca"] = "percentile",
     draws: int = DRAWS,
     level: float = LEVEL,
@@ -87,7 +88,7 @@ def cluster_bootstrap(
     n = len(values)
     apply = transform or (lambda means: means)
     estimate = np.asarray(apply(weighted_means(values, np.ones((1, n)))))[0]
-    present = np.isfinite(values.reshape(n, -1)).sum(0)
+    present = np.isfinite(values).sum(0)
     n_present = int(present.min()) if present.size else n
     if n < 3:
         missing = np.full_like(estimate, np.nan)
@@ -238,7 +239,7 @@ def sign_flip_test(
     """
     values = np.asarray(differences, dtype=float)
     n = len(values)
-    flat = values.reshape(n, -1)
+    flat, shape = pack([values], "stream *")
     present = np.isfinite(flat)
     flat = np.where(present, flat, 0.0)
     count = present.sum(0)
@@ -262,16 +263,14 @@ def sign_flip_test(
     p = (permuted >= threshold).mean(0)
     largest = np.sort(permuted.max(1)) if flat.shape[1] else np.zeros(len(signs))
     p_max = 1 - np.searchsorted(largest, threshold, side="left") / len(largest)
-    shape = values.shape[1:]
     statistic = observed if alternative == "greater" else -observed
     if alternative == "two-sided":
         statistic = _studentised(flat.sum(0)[None], squares, count)[0]
-    return SignFlipTest(
-        statistic.reshape(shape), p.reshape(shape), p_max.reshape(shape), len(signs), exact
-    )
+    found = (unpack(part, shape, "*")[0] for part in (statistic, p, p_max))
+    return SignFlipTest(*found, flips=len(signs), exact=exact)
 
 
-def _studentised(sums: Array, squares: Array, count: npt.NDArray[np.int64]) -> Array:
+def _studentised(sums: Array, squares: Array, count: Ints) -> Array:
     """t statistics from sums over streams [flip, entry]; a constant non-zero difference gives infinity."""
     n = np.maximum(count, 1)
     mean = sums / n

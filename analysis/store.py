@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
-import os
 import zipfile
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,11 +16,10 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from analysis.arrays import Arrays
 from analysis.codec import to_plain
 from hermes_lab.errors import LabError
-from hermes_lab.processes import sweep
-
-Arrays = dict[str, npt.NDArray[Any]]
+from hermes_lab.files import why, write_whole
 
 
 @dataclass(frozen=True)
@@ -45,20 +43,11 @@ class Store:
 
     @staticmethod
     def _write(path: Path, found: Arrays) -> None:
-        partial = path.with_name(f".{path.name}.{os.getpid()}")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            sweep(path)
-            with partial.open("wb") as file:
-                np.savez(file, **found)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(path)
+            write_whole(path, packed(found))
         except OSError as error:
-            with suppress(OSError):
-                partial.unlink(missing_ok=True)
             raise LabError(
-                f"The results of a study cannot be kept in {path.parent}: {error.strerror}; what was kept before is "
+                f"The results of a study cannot be kept in {path.parent}: {why(error)}; what was kept before is "
                 "used again when the study is run again."
             ) from error
 
@@ -78,6 +67,19 @@ class Store:
                 return {name: file[name] for name in file.files}
         except (FileNotFoundError, ValueError, zipfile.BadZipFile, EOFError):
             return None
+
+
+def packed(arrays: Arrays) -> bytes:
+    """The bytes of an `.npz` file.
+
+    Unlike `numpy.savez`, whose own arguments are called "file" and "allow_pickle", it takes arrays of any name.
+    """
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        for name, values in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, np.asanyarray(values), allow_pickle=False)
+    return out.getvalue()
 
 
 def fingerprint(*parts: Any) -> str:

@@ -9,8 +9,8 @@ from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 
+from analysis.arrays import Ints, Picture
 from analysis.nulls import shuffle_cells, shuffle_frames, shuffle_segments
 from hermes_lab.errors import LabError
 from hermes_lab.lab import Lab
@@ -55,7 +55,7 @@ class Stream:
         """The world behind it."""
         return _world(self.seed, self.frames, self.camera)
 
-    def images(self) -> list[npt.NDArray[np.uint8]]:
+    def images(self) -> list[Picture]:
         """All frames that are shown, RGB; the last frame of the world is always one of them."""
         first = (self.frames - 1) % self.stride
         return list(_render(self.seed, self.frames, self.camera)[first :: self.stride])
@@ -91,7 +91,7 @@ def _world(seed: int, frames: int, camera: Camera) -> World:
 
 
 @lru_cache(maxsize=8)
-def _render(seed: int, frames: int, camera: Camera) -> npt.NDArray[np.uint8]:
+def _render(seed: int, frames: int, camera: Camera) -> Picture:
     return np.ascontiguousarray(_world(seed, frames, camera).render())
 
 
@@ -128,7 +128,7 @@ class Grid:
             model merges frames, a "frame" here is one group of them.
     """
 
-    ids: npt.NDArray[np.int64]
+    ids: Ints
 
     @classmethod
     def of(cls, session: StreamSession) -> Grid:

@@ -5,19 +5,28 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
-import numpy.typing as npt
+from einops import rearrange
 
 from analysis import claims
-from analysis.claims import Estimate, NullPanel, Role
-from analysis.context import StudyContext
-from analysis.result import Table
+from analysis.arrays import Array, Ints
+from analysis.claims import ControlRole, Estimate, Finding, NullPanel, RequiredControl, Verdict
+from analysis.context import StudyContext, seeded
+from analysis.result import FigureSpec, Table
 from analysis.stability import ranking_stability
 from analysis.statistics import cluster_bootstrap, effect_size, sign_flip_test
 
-Array = npt.NDArray[np.float64]
 Metric = Callable[[str], Array]
 """Gives a variant's values, [stream, ...]."""
 SEEDED = ("random_weights", "permuted_weights")
+NULL_PANEL = FigureSpec(
+    "panel",
+    "null_panel",
+    ("nulls",),
+    "Null panel",
+    "Each claim's metric beside every control, on one axis.",
+    "Anything about other streams or models.",
+)
+"""The figure with which every study ends; it draws the table of `panel_table`."""
 NOTES = {
     "uniform": "equal weight on every visible video token",
     "position_only": "video keys keep their places and swap their content, at every layer by itself",
@@ -35,7 +44,7 @@ NOTES = {
 
 def versions(context: StudyContext, kind: str, metric: Metric) -> Array:
     """A metric under every version of a seeded null, [seed, stream, ...]."""
-    return np.stack([metric(f"{kind}-{seed}") for seed in range(context.settings.random_seeds)])
+    return np.stack([metric(seeded(kind, seed)) for seed in range(context.settings.random_seeds)])
 
 
 def values_of(context: StudyContext, name: str, metric: Metric, reference: float) -> Array:
@@ -47,10 +56,19 @@ def values_of(context: StudyContext, name: str, metric: Metric, reference: float
     return metric(name)
 
 
+def needs_of(roles: Mapping[str, ControlRole]) -> tuple[RequiredControl, ...]:
+    """The controls without which there is no verdict: all that are not mere context, random weights of three seeds."""
+    return tuple(
+        RequiredControl(name, role, claims.RANDOM_SEEDS if name == "random_weights" else 1)
+        for name, role in roles.items()
+        if role != "context"
+    )
+
+
 def panel(
     context: StudyContext,
     metric: Metric,
-    roles: Mapping[str, Role],
+    roles: Mapping[str, ControlRole],
     reference: float,
     extra: Mapping[str, Array] | None = None,
 ) -> tuple[Estimate, NullPanel]:
@@ -81,6 +99,12 @@ def named_null_panel(
     found = [claims.null(name, observed, values) for name, values in nulls.items()]
     found += [claims.capability(name, values) for name, values in (capable or {}).items()]
     return NullPanel(tuple(found))
+
+
+def at_slot(profiles: Array, chosen: Ints) -> Array:
+    """Each head's share at its own slot, [stream, layer, head, slot] and [layer, head] -> [stream, layer, head]."""
+    index = np.broadcast_to(chosen[None, ..., None], (*profiles.shape[:3], 1))
+    return np.take_along_axis(profiles, index, -1)[..., 0]
 
 
 def deep_slot(context: StudyContext) -> int:
@@ -168,10 +192,19 @@ def panel_table(name: str, found: Sequence[claims.Finding]) -> Table:
     )
 
 
-def panel_first(bands: Sequence[range]) -> dict[str, list[int]]:
+def named_bands(bands: Sequence[range]) -> dict[str, list[int]]:
     """Names of bands to layers, empty ones left out."""
     names = ("shallow", "middle", "deep")
     return {n: list(b) for n, b in zip(names, bands, strict=True) if len(b)}
+
+
+def unsupported(findings: Sequence[Finding]) -> tuple[str, ...]:
+    """A sentence for each claim that did not come out as it says."""
+    return tuple(
+        f"{f.claim.key}: {f.verdict}. {f.because}"
+        for f in findings
+        if f.verdict is not Verdict.SUPPORTED
+    )
 
 
 # --- robustness ------------------------------------------------------------------------------------
@@ -183,7 +216,7 @@ def leave_one_out(values: Array, what: str) -> str:
 
 def top_heads(scores: Array, what: str) -> str:
     """Stability of the top tenth of the heads under resampling of streams, from [stream, layer, head]."""
-    flat = scores.reshape(len(scores), -1)
+    flat = rearrange(scores, "stream layer head -> stream (layer head)")
     top = max(1, flat.shape[1] // 10)
     found = ranking_stability(flat, top)
     names = np.argsort(-flat.mean(0), kind="stable")[: min(top, 5)]

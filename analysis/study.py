@@ -19,11 +19,11 @@ import hermes_lab
 from analysis import drawing, registry, report
 from analysis.claims import Verdict
 from analysis.codec import to_plain
-from analysis.context import Progress, Settings, StudyContext
+from analysis.context import Settings, StudyContext, StudyProgress
 from analysis.nulls import random_twin
 from analysis.planted import planted_lab
 from analysis.registry import Study
-from analysis.report import Control, Report
+from analysis.report import CrossCheck, StudyReport
 from analysis.result import ResultIncomplete, StudyResult
 from hermes_lab.errors import LabError
 from hermes_lab.files import try_folder
@@ -41,7 +41,7 @@ UNTRAINED_SEED = 1000  # apart from the seeds of the nulls
 class Outcome:
     """What a run gives back to the command line: the report and where it lies."""
 
-    report: Report
+    report: StudyReport
     folder: Path
 
     def to_json(self) -> dict[str, Any]:
@@ -81,7 +81,7 @@ def run(
     out: str | Path = "reports/latest",
     quick: bool = False,
     *,
-    progress: Progress | None = None,
+    progress: StudyProgress | None = None,
     settings: Settings | None = None,
     found: Callable[[Outcome], None] | None = None,
 ) -> Outcome:
@@ -109,7 +109,7 @@ def run(
         lab = load_lab(model)
         context = StudyContext(lab, folder, amount, quick, tell, command)
         results = [run_study(study, context) for study in chosen]
-        controls: list[Control] = []
+        controls: list[CrossCheck] = []
         if name == registry.ALL and not quick:
             small = settings or Settings.quick()
             controls += method_controls(folder, small, tell)
@@ -174,7 +174,7 @@ def _answer(study: Study, context: StudyContext) -> StudyResult:
     return result
 
 
-def replace_progress(context: StudyContext, progress: Progress) -> StudyContext:
+def replace_progress(context: StudyContext, progress: StudyProgress) -> StudyContext:
     """The same context - with its caches - reporting elsewhere."""
     other = object.__new__(StudyContext)
     other.__dict__.update(context.__dict__)
@@ -216,9 +216,9 @@ The planted recency is made by rotary positions alone, so "beyond position" must
 """
 
 
-def method_controls(folder: Path, settings: Settings, progress: Progress) -> list[Control]:
+def method_controls(folder: Path, settings: Settings, progress: StudyProgress) -> list[CrossCheck]:
     """Structural claims on the planted and on an untrained model, beside what must come out."""
-    rows: list[Control] = []
+    rows: list[CrossCheck] = []
     for model, expected in EXPECTED.items():
         context = StudyContext(
             load_lab(model), folder, settings, True, progress, f"study --model {model}"
@@ -228,13 +228,15 @@ def method_controls(folder: Path, settings: Settings, progress: Progress) -> lis
                 must = expected.get(f.claim.key)
                 if must is not None:
                     kind = "positive control" if model == "planted" else "negative control"
-                    rows.append(Control.of(kind, context.lab.name, f, must))
+                    rows.append(CrossCheck.of(kind, context.lab.name, f, must))
     return rows
 
 
-def replications(model: str, folder: Path, settings: Settings, progress: Progress) -> list[Control]:
+def replications(
+    model: str, folder: Path, settings: Settings, progress: StudyProgress
+) -> list[CrossCheck]:
     """The structural and causal claims on other seeds and another family of the same model, where there are any."""
-    rows: list[Control] = []
+    rows: list[CrossCheck] = []
     for name in COMPANIONS.get(model, ()):
         try:
             lab = load_lab(name)
@@ -244,12 +246,12 @@ def replications(model: str, folder: Path, settings: Settings, progress: Progres
         context = StudyContext(lab, folder, settings, True, progress, f"study --model {name}")
         for study in (*STRUCTURAL, "knockout", "consequence"):
             for f in run_study(study, context).findings:
-                rows.append(Control.of("replication", name, f, None))
+                rows.append(CrossCheck.of("replication", name, f, None))
     return rows
 
 
 @contextmanager
-def reporting(progress: Progress | None) -> Generator[Progress]:
+def reporting(progress: StudyProgress | None) -> Generator[StudyProgress]:
     """The given progress callback, or bars on a terminal's standard error, or nothing."""
     if progress is not None:
         yield progress

@@ -49,6 +49,33 @@ def is_folder(path: Path, error: type[LabError] = LabError) -> bool:
     return found is not None and stat.S_ISDIR(found.st_mode)
 
 
+def write_whole(path: Path, data: bytes, *, durable: bool = True) -> None:
+    """Write a file so that it is there complete or not at all, whatever happens to the process; folders are made.
+
+    Args:
+        path: the file; what killed processes left of earlier tries is removed.
+        data: all of it.
+        durable: wait until the disk has it, so that this also holds when the power fails.
+
+    Raises:
+        OSError: the disk is full or refuses; a file that was there before is as it was, and nothing is left behind.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sweep(path)
+    # the beginning of the name, so that a name that just fits does not fail for its temporary file
+    temporary = path.with_name(f".{path.name[:40]}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            if durable:
+                os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file by renaming a finished temporary one into place; a device or a pipe is written as it is.
 
@@ -59,7 +86,8 @@ def write_text(path: Path, text: str) -> None:
         if _is_special(path):
             path.write_text(text, encoding="utf-8", errors="backslashreplace")
         else:
-            _replace(path.resolve() if path.is_symlink() else path, text)
+            data = text.encode("utf-8", "backslashreplace")
+            write_whole(path.resolve() if path.is_symlink() else path, data, durable=False)
     except OSError as error:
         raise LabError(f"{path} cannot be written: {why(error)}.") from error
 
@@ -107,16 +135,3 @@ def _try(folder: Path) -> None:
     finally:
         with suppress(OSError):
             probe.unlink(missing_ok=True)
-
-
-def _replace(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    sweep(path)
-    # the beginning of the name, so that a name that just fits does not fail for its temporary file
-    temporary = path.with_name(f".{path.name[:40]}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
-        os.replace(temporary, path)
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)

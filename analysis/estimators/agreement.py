@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-Array = npt.NDArray[np.float64]
+from analysis.arrays import Array, Mask
 
 
 def spearman(a: npt.ArrayLike, b: npt.ArrayLike) -> Array:
@@ -18,15 +18,15 @@ def spearman(a: npt.ArrayLike, b: npt.ArrayLike) -> Array:
 
 def correlation(a: npt.ArrayLike, b: npt.ArrayLike) -> Array:
     """Pearson correlation along the last axis; NaN where one side is constant."""
-    a, b = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
-    a = a - a.mean(-1, keepdims=True)
-    b = b - b.mean(-1, keepdims=True)
-    scale = np.sqrt((a * a).sum(-1) * (b * b).sum(-1))
+    x, y = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
+    x = x - x.mean(-1, keepdims=True)
+    y = y - y.mean(-1, keepdims=True)
+    scale = np.sqrt((x * x).sum(-1) * (y * y).sum(-1))
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(scale > 0, (a * b).sum(-1) / scale, np.nan)
+        return np.where(scale > 0, (x * y).sum(-1) / scale, np.nan)
 
 
-def top_mask(scores: npt.ArrayLike, count: int) -> npt.NDArray[np.bool_]:
+def top_mask(scores: npt.ArrayLike, count: int) -> Mask:
     """Which entries of the last axis are among the `count` largest; ties go to the later one."""
     scores = np.asarray(scores, dtype=float)
     tokens = scores.shape[-1]
@@ -42,7 +42,7 @@ def top_overlap(a: npt.ArrayLike, b: npt.ArrayLike, count: int) -> Array:
     return both.sum(-1) / count
 
 
-def jaccard(a: npt.NDArray[np.bool_], b: npt.NDArray[np.bool_]) -> Array:
+def jaccard(a: Mask, b: Mask) -> Array:
     """Intersection over union of two masks along the last axis; 1 where both are empty."""
     union = (a | b).sum(-1)
     return np.where(union > 0, (a & b).sum(-1) / np.maximum(union, 1), 1.0)
@@ -51,5 +51,5 @@ def jaccard(a: npt.NDArray[np.bool_], b: npt.NDArray[np.bool_]) -> Array:
 def chance_jaccard(count: int, entries: int) -> float:
     """Expected Jaccard overlap of two independent random choices of `count` among `entries`."""
     shared = np.arange(count + 1)
-    weight = stats.hypergeom(entries, count, count).pmf(shared)
+    weight = np.asarray(stats.hypergeom.pmf(shared, entries, count, count))
     return float((weight * shared / np.maximum(2 * count - shared, 1)).sum())

@@ -15,15 +15,14 @@ from itertools import combinations, pairwise
 import numpy as np
 import numpy.typing as npt
 
+from analysis.arrays import Array, Ints
 from analysis.statistics import (
     Intervals,
     cluster_bootstrap,
     resample_counts,
     weighted_means,
 )
-
-Array = npt.NDArray[np.float64]
-Edges = npt.NDArray[np.int64]
+from hermes_lab.policies.parts.scoring import band_of
 
 
 def segment_costs(curve: npt.ArrayLike) -> Array:
@@ -40,7 +39,7 @@ def segment_costs(curve: npt.ArrayLike) -> Array:
     return np.where(length > 0, np.maximum(cost, 0).sum(-1), np.inf)
 
 
-def fit_steps(curve: npt.ArrayLike, changes: int) -> tuple[Edges, Array]:
+def fit_steps(curve: npt.ArrayLike, changes: int) -> tuple[Ints, Array]:
     """Best edges and squared error of a curve [..., layer, feature] with so many changes.
 
     An edge e means that the new level starts at layer e. Returns edges [..., change] in ascending order and
@@ -149,8 +148,9 @@ class Partition:
 
 
 def paper_edges(layers: int) -> tuple[int, int]:
-    """Edges of HERMES' bands, int(0.1 L) and int(0.7 L) (arXiv 2601.14724, section 3 and released code)."""
-    return int(0.1 * layers), int(0.7 * layers)
+    """First middle and first deep layer of HERMES' bands, as the policy draws them (arXiv 2601.14724, section 3)."""
+    bands = [band_of(layer, layers) for layer in range(layers)]
+    return bands.count(0), layers - bands.count(2)
 
 
 def find_partition(

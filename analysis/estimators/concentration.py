@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-Array = npt.NDArray[np.float64]
+from analysis.arrays import Array, Ints, Mask
 
 
 def entropy_ratio(weights: npt.ArrayLike) -> Array:
@@ -38,9 +38,7 @@ def top_mass(weights: npt.ArrayLike, fraction: float = 0.05) -> Array:
     return mass / w.sum(-1)
 
 
-def sink_dimensions(
-    hidden: npt.ArrayLike, *, smallest: float = 20.0, ratio: float = 50.0
-) -> npt.NDArray[np.int64]:
+def sink_dimensions(hidden: npt.ArrayLike, *, smallest: float = 20.0, ratio: float = 50.0) -> Ints:
     """Dimensions in which the first token is massively active: its RMS-normalised value is at least
     `smallest`, or `ratio` times the median magnitude of that token.
 
@@ -56,7 +54,7 @@ def sink_dimensions(
 
 def massive_tokens(
     hidden: npt.ArrayLike, dimensions: npt.ArrayLike, *, threshold: float = 20.0
-) -> npt.NDArray[np.bool_]:
+) -> Mask:
     """Tokens [..., token] whose RMS-normalised value in one of the dimensions reaches `threshold`.
 
     `hidden` is [..., token, dim]. With `threshold` 20 this is the published criterion for models of 7 B
@@ -72,7 +70,7 @@ def massive_tokens(
         return (np.abs(x[..., chosen]) / rms).max(-1) >= threshold
 
 
-def token_set_share(weights: npt.ArrayLike, members: npt.NDArray[np.bool_]) -> tuple[Array, Array]:
+def token_set_share(weights: npt.ArrayLike, members: Mask) -> tuple[Array, Array]:
     """Share of the mass on a set of tokens, and that share over the uniform one (NaN for an empty set)."""
     w = np.asarray(weights, dtype=float)
     share = (w * members).sum(-1) / w.sum(-1)

@@ -17,9 +17,8 @@ import numpy as np
 import numpy.typing as npt
 from einops import rearrange
 
+from analysis.arrays import Array, Ints
 from analysis.estimators.agreement import correlation
-
-Array = npt.NDArray[np.float64]
 
 FLAT = 1e-3
 """Standard deviation of log attention below which a row is flat: rounding has rhythms too."""
@@ -43,7 +42,7 @@ class Periodicity:
     prominence: Array
     spectrum: Array
     phase_lock: Array
-    slot: npt.NDArray[np.int64]
+    slot: Ints
 
 
 def log_attention(grid: npt.ArrayLike) -> Array:
@@ -92,7 +91,7 @@ def autocorrelation(series: npt.ArrayLike, lags: npt.ArrayLike) -> Array:
     return np.where(variance > FLAT**2, out, 0.0)
 
 
-def control_lags(slots: int) -> npt.NDArray[np.int64]:
+def control_lags(slots: int) -> Ints:
     """Lags from half a frame to one and a half, those within one token of a whole frame left out."""
     lags = np.arange(max(2, slots // 2), (3 * slots) // 2 + 1)
     return lags[np.abs(lags - slots) > 1]

@@ -12,11 +12,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from einops import pack, unpack
 
-Array = npt.NDArray[np.float64]
+from analysis.arrays import Array
 
 MIN_RATE = 0.005
 MAX_RATE = 5.0
+REFINEMENTS = 3
 STRONG_EVIDENCE = 6.0
 """BIC difference from which a decay is reported rather than a flat tail (Kass and Raftery 1995: "strong")."""
 
@@ -89,29 +91,12 @@ def fit_recency(profile: npt.ArrayLike) -> RecencyFit:
     y = np.asarray(profile, dtype=float)
     if y.shape[-1] < 5:
         raise ValueError(f"A forgetting curve needs at least 5 frames of age, got {y.shape[-1]}.")
-    lead, ages = y.shape[:-1], y.shape[-1]
-    flat = y.reshape(-1, ages)
-    tail, age = flat[:, 1:], np.arange(1, ages, dtype=float)
-
-    log_rates = np.broadcast_to(
-        np.linspace(np.log(MIN_RATE), np.log(MAX_RATE), 60), (len(flat), 60)
-    )
-    width = float(log_rates[0, 1] - log_rates[0, 0])
-    for refinement in range(4):
-        basis = np.exp(-np.exp(log_rates)[..., None] * age)
-        amplitude, floor, sse = _linear_part(tail[:, None, :], basis)
-        best = sse.argmin(-1)
-        rows = np.arange(len(flat))
-        log_rate = log_rates[rows, best]
-        if refinement < 3:
-            offsets = np.linspace(-width, width, 21)
-            log_rates = np.clip(log_rate[:, None] + offsets, np.log(MIN_RATE), np.log(MAX_RATE))
-            width /= 10
-
-    amplitude, floor, sse = amplitude[rows, best], floor[rows, best], sse[rows, best]
+    flat, lead = pack([y], "* age")
+    tail = flat[:, 1:]
+    log_rate, amplitude, floor, sse = _decay(tail)
     flat_sse = ((tail - tail.mean(-1, keepdims=True)) ** 2).sum(-1)
     noise = 1e-12 * np.maximum((flat**2).sum(-1), 1e-300)
-    n = ages - 1
+    n = tail.shape[-1]
     evidence = n * np.log((flat_sse + noise) / (sse + noise)) - 2 * np.log(n)
     decays = (evidence >= STRONG_EVIDENCE) & (amplitude > 0)
     rate = np.where(decays, np.exp(log_rate), np.nan)
@@ -124,7 +109,29 @@ def fit_recency(profile: npt.ArrayLike) -> RecencyFit:
         r2 = np.where(total > noise, 1 - sse / total, 1.0)
         r2_tail = np.where(flat_sse > noise, 1 - sse / flat_sse, np.nan)
     parts = (rate, np.log(2) / rate, amplitude, floor, spike, r2, r2_tail, evidence)
-    return RecencyFit(*(part.reshape(lead) for part in parts))
+    return RecencyFit(*(unpack(part, lead, "*")[0] for part in parts))
+
+
+def _decay(tail: Array) -> tuple[Array, Array, Array, Array]:
+    """The best decay beyond the newest frame, [row, age] from age 1 on: log rate, amplitude, floor, squared error."""
+    ends = np.log(MIN_RATE), np.log(MAX_RATE)
+    log_rates = np.broadcast_to(np.linspace(*ends, 60), (len(tail), 60))
+    width = float(log_rates[0, 1] - log_rates[0, 0])
+    found = _best_of(tail, log_rates)
+    for _ in range(REFINEMENTS):
+        offsets = np.linspace(-width, width, 21)
+        found = _best_of(tail, np.clip(found[0][:, None] + offsets, *ends))
+        width /= 10
+    return found
+
+
+def _best_of(tail: Array, log_rates: Array) -> tuple[Array, Array, Array, Array]:
+    """The best of the rates that are tried for each row, [row, rate]; see `_decay`."""
+    age = np.arange(1, tail.shape[-1] + 1, dtype=float)
+    basis = np.exp(-np.exp(log_rates)[..., None] * age)
+    amplitude, floor, sse = _linear_part(tail[:, None, :], basis)
+    rows, best = np.arange(len(tail)), sse.argmin(-1)
+    return log_rates[rows, best], amplitude[rows, best], floor[rows, best], sse[rows, best]
 
 
 def _linear_part(y: Array, basis: Array) -> tuple[Array, Array, Array]:

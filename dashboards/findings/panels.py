@@ -8,7 +8,7 @@ import streamlit as st
 
 from analysis.claims import Claim, Finding, Verdict
 from analysis.drawing import drawn
-from analysis.report import Report
+from analysis.report import StudyReport
 from analysis.result import FigureSpec, StudyResult, Table
 from dashboards.findings import reports
 from dashboards.parts import snippets, state
@@ -17,7 +17,7 @@ from dashboards.parts.plain_text import code, plain
 from dashboards.parts.resources import things
 from hermes_lab import figures
 from hermes_lab.errors import LabError
-from hermes_lab.figures.claims import Row, forest
+from hermes_lab.figures.claims import ForestRow, forest
 from hermes_lab.tokens import Role
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ ROLES = {
 }
 
 
-def report(found: Report, name: str, view: state.ViewState) -> None:
+def report(found: StudyReport, name: str, view: state.ViewState) -> None:
     """All claims at a glance, then one study whole."""
     st.caption(f"About **{plain(found.model)}**, made by {code(found.command)}.")
     if not any(s.findings for s in found.studies):
@@ -112,7 +112,7 @@ def claim(result: StudyResult, finding: Finding, report_name: str) -> None:
         + (f"\n- Original claim: {plain(said.paper)}" if said.paper else "")
     )
     e = finding.estimate
-    rows: list[Row] = [("observed", "observed", e.value, e.low, e.high)]
+    rows: list[ForestRow] = [("observed", "observed", e.value, e.low, e.high)]
     rows += [
         (
             f"{c.name}" + (f" ({c.replicates})" if c.replicates > 1 else ""),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from analysis.report import Report, read
+from analysis.report import StudyReport, read
 from dashboards.parts.plain_text import called
 from hermes_lab.errors import LabError
 
@@ -41,7 +41,7 @@ def path(name: str) -> Path:
     return found[name] / REPORT
 
 
-def read_report(name: str) -> Report:
+def read_report(name: str) -> StudyReport:
     """A report by the name of its folder, held to its own checklist again.
 
     Raises:

@@ -45,6 +45,20 @@ GLOBAL = ("hook_embed", "ln_final.hook_normalized")
 _LAYER_NAME = re.compile(r"blocks\.(\d+)\.(.+)")
 
 
+def layer_of(hook: HookPoint) -> int:
+    """The decoder layer of a hook point.
+
+    Raises:
+        LabError: it belongs to no layer.
+    """
+    match = _LAYER_NAME.fullmatch(str(hook.name))
+    if match is None:
+        raise LabError(
+            f"The hook {hook.name!r} belongs to no layer; its name must look like 'blocks.3.hook_resid_pre'."
+        )
+    return int(match[1])
+
+
 class HookBoard:
     """The hook points of one session, made on first use."""
 

@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 
 from hermes_lab.figures.theme import BLUE, GREEN, GREY, ORANGE, VERMILION, styled
 
-Row = tuple[str, str, float, float, float]
+ForestRow = tuple[str, str, float, float, float]
 _MARKS = {
     "observed": (BLUE, "diamond"),
     "exceed": (ORANGE, "circle"),
@@ -18,8 +18,8 @@ _MARKS = {
 }
 
 
-def forest(rows: Sequence[Row], reference: float, *, title: str = "") -> go.Figure:
-    """Estimates with intervals, one a line: (name, role, value, low, high); the dashed line is "no effect".
+def forest(rows: Sequence[ForestRow], reference: float, *, title: str = "") -> go.Figure:
+    """Estimates with intervals, one per line: (name, role, value, low, high); the dashed line is "no effect".
 
     Roles: observed, exceed (a null), persist (a changed setting), context. Ends that are NaN draw no interval.
     """

@@ -13,7 +13,7 @@ from hermes_lab.errors import LabError
 from hermes_lab.figures.theme import DASHES, GREY, SERIES, rgb, styled
 
 Columns = Mapping[str, Sequence[Any]]
-Row = Mapping[str, Any]
+TableRow = Mapping[str, Any]
 HORIZONS = ("now", "recent", "long")
 NULL = {"null": True}
 _NULL_WORDS = (
@@ -62,9 +62,9 @@ def rows_of(columns: Columns) -> list[dict[str, Any]]:
     return [dict(zip(names, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
 
-def by_series(rows: Sequence[Row], key: str = "series") -> dict[str, list[Row]]:
+def by_series(rows: Sequence[TableRow], key: str = "series") -> dict[str, list[TableRow]]:
     """Rows by series, observed ones first."""
-    found: dict[str, list[Row]] = {}
+    found: dict[str, list[TableRow]] = {}
     for row in rows:
         found.setdefault(str(row[key]), []).append(row)
     return dict(sorted(found.items(), key=lambda item: is_null(item[0])))
@@ -72,7 +72,7 @@ def by_series(rows: Sequence[Row], key: str = "series") -> dict[str, list[Row]]:
 
 def add_line(
     figure: go.Figure,
-    rows: Sequence[Row],
+    rows: Sequence[TableRow],
     x: str,
     name: str,
     *,
@@ -122,7 +122,7 @@ def add_reference(
 
 def add_bars(
     figure: go.Figure,
-    rows: Sequence[Row],
+    rows: Sequence[TableRow],
     x: str,
     name: str,
     *,
@@ -141,7 +141,9 @@ def add_bars(
     )  # fmt: skip
 
 
-def errors(rows: Sequence[Row], value: str = "value", low: str = "low", high: str = "high") -> Any:
+def errors(
+    rows: Sequence[TableRow], value: str = "value", low: str = "low", high: str = "high"
+) -> Any:
     def gap(a: Any, b: Any) -> float:
         return 0.0 if a is None or b is None else float(a) - float(b)
 
@@ -173,7 +175,7 @@ def panels(figure: go.Figure, *, x: str = "", height: int) -> go.Figure:
     return figure
 
 
-def unique(rows: Sequence[Row], key: str) -> list[Any]:
+def unique(rows: Sequence[TableRow], key: str) -> list[Any]:
     return list(dict.fromkeys(row[key] for row in rows))
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from analysis import claims, report
-from analysis.claims import Claim, Need, NullPanel, judge
+from analysis.claims import Claim, NullPanel, RequiredControl, judge
 from analysis.result import Data, FigureSpec, Reproduce, Setup, StudyResult, Table
 from hermes_lab.errors import LabError
 from tests.app.pages import sound, text_of
@@ -20,7 +20,7 @@ CLAIM = Claim(
     sentence="Shallow layers look at new frames more than uniform attention does.",
     metric="share of the newest frame over uniform",
     refuted_if="no more than in untrained networks",
-    needs=(Need("random_weights", "exceed"),),
+    needs=(RequiredControl("random_weights", "exceed"),),
     reference=1.0,
     smallest_effect=0.1,
 )

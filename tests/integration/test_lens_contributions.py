@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from analysis.answers import Target
-from analysis.contribution import MEASURES, token_measures
+from analysis.contribution_measures import MEASURES, token_measures
 from analysis.streams import Grid
 from dashboards.parts import readings
 from hermes_lab import StreamSession, lens

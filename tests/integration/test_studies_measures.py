@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from analysis import contribution, information_flow, observe
+from analysis import contribution_measures, information_flow, isolation, observe
 from analysis.answers import Target
 from analysis.consequence import deal
-from analysis.context import Settings, StudyContext
 from analysis.planted import Plant, planted_lab
 from analysis.streams import Grid, Stream, development, encode, feed, held_out
 from hermes_lab.lens import knockout
@@ -87,7 +86,7 @@ def test_contributions_match_explicit_products(setting):
     lab, stream, _, session, grid = setting
     asked = stream.questions(1)[0]
     target = Target.of(session, asked)
-    tokens = contribution.token_measures(session, grid, asked.text, target)
+    tokens = contribution_measures.token_measures(session, grid, asked.text, target)
     layer, head = 2, 3
     names = [f"blocks.{layer}.attn.hook_pattern", f"blocks.{PLANT.layers - 1}.hook_resid_post"]
     seen = question_pass(session, asked.text, names)
@@ -115,15 +114,14 @@ def test_captured_use():
     drop[[3, 7]] = 3.0, 1.0
     drop[5] = -9.0
     measures = np.stack([drop, -drop, np.arange(20.0)])
-    assert contribution.captured(measures, drop) == pytest.approx([1.0, 0.0, 0.0])
-    assert np.isnan(contribution.captured(measures, np.full(20, 1e-3))).all()
+    assert contribution_measures.captured(measures, drop) == pytest.approx([1.0, 0.0, 0.0])
+    assert np.isnan(contribution_measures.captured(measures, np.full(20, 1e-3))).all()
 
 
-def test_isolated_frames_match_a_stock_model_under_an_explicit_mask(setting, tmp_path):
+def test_isolated_frames_match_a_stock_model_under_an_explicit_mask(setting):
     lab, _, segments, _, grid = setting
-    context = StudyContext(lab, tmp_path, Settings())
     layers = [0, 1]
-    session = information_flow.isolated(context, segments, layers, random=False, seed=0)
+    session = isolation.isolated(lab, segments, layers, random=False, seed=0)
     adapter = lab.adapter
     question = adapter.question(QUESTION)
     embeds = torch.cat([adapter.prefix().embeds, *(s.embeds for s in segments), question.embeds])
@@ -155,8 +153,8 @@ def test_isolated_frames_match_a_stock_model_under_an_explicit_mask(setting, tmp
 def test_the_matched_mask_shows_as_many_tokens_and_never_the_future():
     key = torch.tensor([-1, -1, *np.repeat(np.arange(5), 4)])
     query = key[-8:]
-    own = information_flow._blind_mask(query, key, None)
-    random = information_flow._blind_mask(query, key, torch.Generator().manual_seed(0))
+    own = isolation.blind_mask(query, key, None)
+    random = isolation.blind_mask(query, key, torch.Generator().manual_seed(0))
     past = torch.arange(len(key))[None] <= torch.arange(len(key) - 8, len(key))[:, None]
     assert ((~own & past).sum(1) == (~random & past).sum(1)).all()
     assert not random[:, :2].any()  # text stays visible

@@ -17,7 +17,7 @@ from analysis.claims import ControlsMissing, NullPanel, Verdict
 from analysis.context import Settings, StudyContext
 from analysis.nulls import random_twin
 from analysis.planted import Plant, planted_lab
-from analysis.report import Control
+from analysis.report import CrossCheck
 from analysis.result import ResultIncomplete
 from analysis.streams import Grid, encode, feed
 from hermes_lab.errors import LabError
@@ -142,7 +142,7 @@ def test_a_killed_run_goes_on_where_it_stopped(tmp_path, planted):
     assert second.reproduce("").reused == 0.5
     kept[0].write_bytes(b"damaged")
     whole = StudyContext(planted.lab, tmp_path, settings, True, command="x").observe("trained")
-    assert np.array_equal(whole["now/profile"], again["now/profile"])
+    assert np.array_equal(whole.of("now", "profile"), again.of("now", "profile"))
 
 
 def test_studies_keep_their_numbers_apart_and_share_what_is_observed(tmp_path, planted):
@@ -163,7 +163,7 @@ def test_studies_keep_their_numbers_apart_and_share_what_is_observed(tmp_path, p
 
 
 def test_the_report_is_whole(tmp_path, results):
-    control = Control("replication", "other", "recency-shallow", "1", Verdict.CANNOT_TELL, "why")
+    control = CrossCheck("replication", "other", "recency-shallow", "1", Verdict.CANNOT_TELL, "why")
     made = report.build("planted", list(results.values()), [control], "hermes-lab study all")
     report.write(made, tmp_path)
     page = (tmp_path / "report.html").read_text()
@@ -194,7 +194,9 @@ def test_the_report_refuses_what_cannot_be_believed(results):
         report.build("m", [replace(result, findings=(bare,))])
     with pytest.raises(ResultIncomplete, match="scope"):
         report.build("m", [replace(result, scope="")])
-    failed = Control.of("negative control", "untrained", result.findings[0], Verdict.NOT_SUPPORTED)
+    failed = CrossCheck.of(
+        "negative control", "untrained", result.findings[0], Verdict.NOT_SUPPORTED
+    )
     with pytest.raises(LabError, match="failed their negative control"):
         report.build("m", [result], [failed])
 

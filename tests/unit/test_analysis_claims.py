@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from analysis import claims, codec
-from analysis.claims import Claim, Finding, Need, NullPanel, Verdict, judge
+from analysis.claims import Claim, Finding, NullPanel, RequiredControl, Verdict, judge
 from analysis.result import (
     Data,
     FigureSpec,
@@ -28,9 +28,9 @@ CLAIM = Claim(
     metric="share of the newest frame over its uniform share",
     refuted_if="the share is within 0.2 of the random network's",
     needs=(
-        Need("uniform", "exceed"),
-        Need("random_weights", "exceed", replicates=3),
-        Need("moving_camera", "persist"),
+        RequiredControl("uniform", "exceed"),
+        RequiredControl("random_weights", "exceed", replicates=3),
+        RequiredControl("moving_camera", "persist"),
     ),
     reference=1.0,
     smallest_effect=0.2,
@@ -94,7 +94,10 @@ def test_noise_leaves_the_question_open(mean, spread):
 
 
 def test_a_model_that_cannot_answer_leaves_the_question_open():
-    claim = replace(CLAIM, needs=(Need("uniform", "exceed"), Need("uses video", "capable")))
+    claim = replace(
+        CLAIM,
+        needs=(RequiredControl("uniform", "exceed"), RequiredControl("uses video", "capable")),
+    )
     observed = streams(2.0)
     null = claims.null("uniform", observed, np.ones(STREAMS))
 
@@ -164,7 +167,9 @@ def test_many_claims_are_corrected_together():
 
 def test_false_support_is_rare_under_the_null():
     rng = np.random.default_rng(0)
-    claim = replace(CLAIM, needs=(Need("random_weights", "exceed"),), smallest_effect=0.01)
+    claim = replace(
+        CLAIM, needs=(RequiredControl("random_weights", "exceed"),), smallest_effect=0.01
+    )
     supported = 0
     for _ in range(200):
         base = rng.normal(size=STREAMS)
@@ -178,7 +183,7 @@ def test_claims_must_be_refutable():
     with pytest.raises(LabError, match="refuted_if"):
         replace(CLAIM, refuted_if=" ")
     with pytest.raises(LabError, match="no null"):
-        replace(CLAIM, needs=(Need("moving_camera", "persist"),))
+        replace(CLAIM, needs=(RequiredControl("moving_camera", "persist"),))
     with pytest.raises(LabError, match="smallest effect"):
         replace(CLAIM, smallest_effect=0.0)
 
@@ -240,7 +245,7 @@ def test_damaged_json_is_refused_in_a_sentence(text):
         ({"data": replace(a_result().data, hashes={})}, "hashes"),
         (
             {
-                "claim": claims.confirmed(CLAIM),
+                "claim": claims.confirmatory(CLAIM),
                 "data": replace(a_result().data, development=("2",)),
             },
             "held-out",

@@ -16,7 +16,7 @@ import plotly.graph_objects as go
 import pytest
 
 import analysis
-from analysis import drawing, registry, report
+from analysis import drawing, page, registry, report
 from analysis.context import StudyContext
 from analysis.registry import Study
 from analysis.result import FigureSpec, ResultIncomplete, StudyResult
@@ -228,7 +228,7 @@ def test_a_study_draws_its_own_figures(mine: Callable[..., Study], saved: StudyR
     figure = drawing.drawn(saved, spec)
     assert list(figure.data[0].y) == saved.table("depth").column("value")
     made = report.build("m", [replace(saved, figures=(spec,))])
-    assert '"markers"' in report.render(made)
+    assert '"markers"' in page.render(made)
     for name, words in (
         ("nothing", "gave back NoneType; it must return a plotly figure"),
         ("bare", "shows no null"),

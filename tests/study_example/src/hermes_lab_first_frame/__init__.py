@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import plotly.graph_objects as go
 
-from analysis.claims import Claim, Need, Role, judge
+from analysis.claims import Claim, ControlRole, RequiredControl, judge
 from analysis.context import StudyContext, layer_mean
 from analysis.result import FigureSpec, StudyResult, Table
 from analysis.structure import depth_table, leave_one_out, panel, panel_table, top_heads
@@ -16,16 +16,16 @@ from hermes_lab.figures.theme import styled
 Array = npt.NDArray[np.float64]
 
 # --- before looking: the claim, what would refute it, and the nulls that it must exceed ------------------
-NULLS: dict[str, Role] = {"uniform": "exceed", "random_weights": "exceed"}
+NULLS: dict[str, ControlRole] = {"uniform": "exceed", "random_weights": "exceed"}
 CLAIM = Claim(
     key="first-frame-deep",
     sentence="Deep layers (the last 30 %) attend to the first frame more than to an average frame.",
     metric="share of the first frame over its uniform share, question's last token, mean over heads",
     refuted_if="the excess over uniform or any random network is below a quarter of the uniform share",
-    needs=(Need("uniform", "exceed"), Need("random_weights", "exceed", 3)),
+    needs=(RequiredControl("uniform", "exceed"), RequiredControl("random_weights", "exceed", 3)),
     reference=1.0,
     smallest_effect=0.25,
-    status="confirmed",
+    status="confirmatory",
 )
 
 
