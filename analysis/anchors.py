@@ -82,7 +82,7 @@ CLAIMS = (
         key="rhythm-deep",
         sentence="Attention of deep layers repeats at the tokens-per-frame lag more than untrained networks' "
         "does on the same streams.",
-        metric="autocorrelation of log attention at a lag of one frame less its median at control lags, mean "
+        metric="autocorrelation of log attention at a lag of one frame minus its median at control lags, mean "
         "over heads of the deep layers",
         refuted_if="the excess over shuffled patches or any random network is below 0.1",
         needs=NEEDS,
@@ -164,7 +164,7 @@ class Measured:
         return self.context.observe(name).question("prominence")
 
     def contrast(self, bands: Sequence[range], name: str = "trained") -> Array:
-        """Deep less shallow layers for some bands, [stream]."""
+        """Deep minus shallow layers for some bands, [stream]."""
         values = self.share(name)
         return layer_mean(values, bands[2]) - layer_mean(values, bands[0])
 
@@ -249,7 +249,7 @@ def rhythm_by_layer(measured: Measured) -> Table:
     return depth_table(
         "rhythm_by_depth",
         curves | {"uniform": np.zeros_like(curves["trained"])},
-        "Autocorrelation at one frame less control lags, mean over heads.",
+        "Autocorrelation at one frame minus control lags, mean over heads.",
     )
 
 
@@ -313,7 +313,7 @@ def phase_table(measured: Measured) -> Table:
 
 # --- figures ---------------------------------------------------------------------------------------
 def figures(cols: int) -> tuple[FigureSpec, ...]:
-    """What is drawn of the tables; a frame's grid has so many columns."""
+    """What is drawn of the tables; `cols` is the number of columns of a frame's grid."""
     return (
         FigureSpec(
             "share", "depth_curves", ("share_by_depth",), "Anchor share by layer",

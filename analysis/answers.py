@@ -62,7 +62,7 @@ class Target:
         return cls(answer, tuple(dict.fromkeys(o for o in others if o != answer)))
 
     def margin(self, logits: Float[Tensor, "... vocabulary"]) -> Array:
-        """Logit of the answer less the mean logit of its alternatives, [...]."""
+        """Logit of the answer minus the mean logit of its alternatives, [...]."""
         return _numpy(logits[..., self.answer] - logits[..., list(self.others)].mean(-1))
 
     def right(self, logits: Float[Tensor, "... vocabulary"]) -> Array:

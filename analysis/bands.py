@@ -61,7 +61,7 @@ CLAIMS = (
         key="bands-exist",
         sentence="Three bands with sharp edges describe the change of attention over depth better than a "
         "gradual trend does.",
-        metric="squared error on held-out streams of a straight line over depth, less that of three levels "
+        metric="squared error on held-out streams of a straight line over depth, minus that of three levels "
         "with edges and levels fitted on development streams, over the variance between layers",
         refuted_if="a straight line predicts held-out streams as well, or random networks prefer bands as much",
         needs=needs_of(NULLS),
@@ -74,7 +74,7 @@ CLAIMS = (
         key="paper-bands-fit",
         sentence="The paper's edges, 10 % and 70 % of the layers, separate this model's layers better than "
         "other pairs of edges do.",
-        metric="median squared error over all other pairs of edges, less the error at the paper's edges, on "
+        metric="median squared error over all other pairs of edges, minus the error at the paper's edges, on "
         "held-out streams with levels from development streams, over the variance between layers",
         refuted_if="the paper's edges do no better than half of all other pairs",
         needs=needs_of(EDGE_NULLS),

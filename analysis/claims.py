@@ -307,7 +307,7 @@ def _rule(claim: Claim, value: Estimate, panel: NullPanel, p: float) -> Finding:
         if control.role == "capable" and not (control.estimate.low > 0 and control.p < ALPHA):
             return finding(
                 Verdict.CANNOT_TELL,
-                f"The question cannot be put to this model: {control.name} is {control.estimate}.",
+                f"This model cannot be asked the question: {control.name} is {control.estimate}.",
             )
     against = f"excess over the strongest null ({strongest.name}) is {excess}"
     if excess.high < least:

@@ -165,7 +165,7 @@ def _fields_in(kind: Any, converter: Converter) -> Callable[[Any, Any], Any]:
 
 
 def _made() -> Converter:
-    """Hooks for everything that a report may hold; whatever has none is refused by its name."""
+    """Hooks for everything that a report may hold; what has none is refused, and named."""
     made = Converter(unstructure_fallback_factory=_refused)
     for kind in (str, int, bool, types.NoneType):
         made.register_unstructure_hook(kind, lambda value: value)

@@ -1,9 +1,9 @@
 """Does the finding predict which policy wins? HERMES with its bands against shuffled, reversed and found ones.
 
 If shallow layers need what is new and deep layers what is relevant, a policy that keeps accordingly must beat
-the same policy with the bands dealt out at random, at the same number of tokens per layer. Streams run under
+the same policy with the bands assigned at random, at the same number of tokens per layer. Streams run under
 each policy at a quarter of the full cache; questions of every horizon follow at the end. Full cache, recent
-frames, uniform and random retention stand beside them.
+frames, uniform and random retention are shown beside them.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ _CAPABLE = RequiredControl("accuracy above chance", "capable")
 CLAIMS = (
     Claim(
         key="bands-help",
-        sentence="HERMES with the paper's bands keeps more of the answers than with its bands dealt out at random.",
+        sentence="HERMES with the paper's bands keeps more of the answers than with its bands assigned at random.",
         metric="mean margin of the answer under the policy over that of the full cache, all horizons",
-        refuted_if="a random deal of the same bands, or the bands reversed, does as well within 5 %",
+        refuted_if="a random assignment of the same bands, or the bands reversed, does as well within 5 %",
         needs=(RequiredControl("shuffled bands", "exceed", 3), RequiredControl("reversed bands", "exceed"), _CAPABLE),
         reference=0.0,
         smallest_effect=LEAST,
@@ -140,7 +140,7 @@ def bands_of(shallow: int, middle: int, deep: int) -> tuple[Band, ...]:
 
 
 def deal(bands: Sequence[Band], seed: int) -> tuple[Band, ...]:
-    """The same bands dealt out to layers at random; never as they were."""
+    """The same bands assigned to layers at random; never as they were."""
     rng = np.random.default_rng(seed)
     for _ in range(100):
         dealt = tuple(bands[i] for i in rng.permutation(len(bands)))
@@ -172,7 +172,7 @@ class Outcomes:
 
     @property
     def above_chance(self) -> Array:
-        """Accuracy of the full cache less chance, [stream, horizon]."""
+        """Accuracy of the full cache minus chance, [stream, horizon]."""
         return self.right[:, self.compared.index(FULL)] - self.chance
 
     def kept(self, policy: Draw, horizon: int | None = None) -> Array:
@@ -305,7 +305,7 @@ def policy_table(found: Outcomes) -> Table:
 
 
 def deal_table(context: StudyContext) -> Table:
-    """Which layer was in which band."""
+    """The band of every layer."""
     rows = [
         (str(name), layer, band)
         for name, policy in policies_of(context).items()
@@ -319,7 +319,7 @@ def deal_table(context: StudyContext) -> Table:
 FIGURE_SPECS = (
     FigureSpec(
         "policies", "policy_bars", ("policies",), "Answers kept, by policy and horizon",
-        "Margin of the answer over that of the full cache; random deals of the bands are the null.",
+        "Margin of the answer over that of the full cache; random assignments of the bands are the null.",
         "How the policies compare at other budgets, or in time and memory: see the benchmarks.",
     ),
     NULL_PANEL,
@@ -340,9 +340,9 @@ def surprises(findings: Sequence[Finding], found: Outcomes) -> tuple[str, ...]:
 
 
 def robustness(found: Outcomes) -> tuple[str, ...]:
-    """How the margin kept moves with streams and deals of the bands."""
+    """How the margin kept moves with streams and assignments of the bands."""
     deals = ", ".join(f"{kept.mean():.2f}" for kept in found.draws(SHUFFLED))
     return (
         leave_one_out(found.kept(PAPERS), "paper's bands, margin kept"),
-        f"shuffled bands, each deal: {deals}",
+        f"shuffled bands, each assignment: {deals}",
     )

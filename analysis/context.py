@@ -172,7 +172,7 @@ class StudyContext:
     def paper_bands(self) -> tuple[range, range, range]:
         """Shallow, middle and deep layers at the paper's edges; at least one layer is shallow.
 
-        The paper's rule has no shallow layer in models of fewer than ten, and no claim could be put to them.
+        By the paper's rule, models of fewer than ten layers have no shallow one, and no claim could be tested on them.
         """
         first, deep = paper_edges(self.layers)
         shallow = max(1, first)
@@ -319,7 +319,7 @@ class StudyContext:
             query_rows=query_rows,
             sink_treatment="attention conditional on video tokens; first token, text and massive-activation "
             "tokens counted apart",
-            head_reduction="none; means over query heads only where said, as unweighted means of per-head values",
+            head_reduction="none; means over query heads only where it is said, as unweighted means of per-head values",
             hardware=f"{platform.machine()}, {os.cpu_count()} cores, {about['device']}, "
             f"{torch.get_num_threads()} threads",
             seeds=tuple(range(self.settings.random_seeds)),

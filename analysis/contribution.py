@@ -2,8 +2,8 @@
 
 Four measures of every video token at the question's last token: attention mass a; value-weighted
 contribution |a * W_O W_V x| (arXiv 2004.10102); direct logit attribution, a * W_O W_V x projected on the
-answer's direction; and, frame by frame, what hiding it from every layer costs. The last one is the
-touchstone: a measure that does not predict it is no measure of use.
+answer's direction; and, frame by frame, what hiding it from every layer costs. The last one
+decides: a measure that does not predict it does not measure use.
 """
 
 from __future__ import annotations

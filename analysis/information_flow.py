@@ -45,7 +45,7 @@ CLAIMS = (
     Claim(
         key="frames-talk-early",
         sentence="Frames exchange what the answer needs in the first half of the layers rather than in the second.",
-        metric="drop of the margin when frames are blind to each other in the first half, less that in the second half, "
+        metric="drop of the margin when frames are blind to each other in the first half, minus that in the second half, "
         f"{_SHARE}",
         refuted_if="the second half matters as much, or leaving every token as many random others does the same",
         needs=(RequiredControl("no difference", "exceed"), RequiredControl("random tokens", "exceed"), _USES_VIDEO),
@@ -57,7 +57,7 @@ CLAIMS = (
     Claim(
         key="video-enters-in-the-middle",
         sentence="The question reads the video in the middle third of the layers more than in the other thirds.",
-        metric=f"drop when video is hidden from the question in the middle third, less the mean of the other thirds, {_SHARE}",
+        metric=f"drop when video is hidden from the question in the middle third, minus the mean of the other thirds, {_SHARE}",
         refuted_if="the first or the last third matters as much on average",
         needs=(RequiredControl("no difference", "exceed"), _USES_VIDEO),
         reference=0.0,
@@ -68,7 +68,7 @@ CLAIMS = (
     Claim(
         key="answer-forms-after-entry",
         sentence="The answer becomes readable at the last token after the depth at which video enters.",
-        metric="depth at which the logit lens' margin first reaches half its final value, less the centre of the effect of "
+        metric="depth at which the logit lens' margin first reaches half its final value, minus the centre of the effect of "
         "hiding video by layer window, as shares of the depth",
         refuted_if="half of the margin is readable at or before the centre of entry",
         needs=(RequiredControl("no difference", "exceed"), _USES_VIDEO),
@@ -124,7 +124,7 @@ class Flow:
 
     @property
     def early(self) -> Array:
-        """Drop when frames are blind in the first half less that in the second, [stream]."""
+        """Drop when frames are blind in the first half minus that in the second, [stream]."""
         drop = self.drop(self.cross)
         return drop[:, 0] - drop[:, 1]
 
@@ -136,12 +136,12 @@ class Flow:
 
     @property
     def middle(self) -> Array:
-        """Drop when video is hidden in the middle third less the mean of the others, [stream]."""
+        """Drop when video is hidden in the middle third minus the mean of the others, [stream]."""
         drop = self.drop(self.thirds)
         return drop[:, 1] - (drop[:, 0] + drop[:, 2]) / 2
 
     def forms(self, layers: int) -> Array:
-        """Depth at which the answer is half formed less the centre of entry, in shares of the depth, [stream]."""
+        """Depth at which the answer is half formed minus the centre of entry, in shares of the depth, [stream]."""
         entry = _centre(self.route_drops.mean(1)[:, 0], layers)
         return _half_depth(self.lens.mean(1)) - entry
 

@@ -120,7 +120,7 @@ def recent(grid: Grid, frames: int) -> Ints:
 
 
 def older(grid: Grid, frames: int) -> Ints:
-    """Tokens of all frames but the newest."""
+    """Tokens of all frames except the newest."""
     return grid.ids[:-frames].ravel()
 
 
@@ -130,7 +130,7 @@ def slot(grid: Grid, index: int) -> Ints:
 
 
 def others(grid: Grid, ids: npt.ArrayLike) -> Ints:
-    """All video tokens but the given ones, to keep those alone."""
+    """All video tokens except the given ones: what is hidden so that only those are seen."""
     return np.setdiff1d(grid.ids.ravel(), np.asarray(ids))
 
 

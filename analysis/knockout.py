@@ -50,7 +50,7 @@ CLAIMS = (
     Claim(
         key="recent-shallow-rather-than-deep",
         sentence="Hiding the newest frames matters more in the shallow layers than in as many of the last layers.",
-        metric=f"the same drop in shallow layers, less that in the same number of last layers, {_SHARE}",
+        metric=f"the same drop in shallow layers, minus that in the same number of last layers, {_SHARE}",
         refuted_if="the newest frames matter as much in the last layers",
         needs=(RequiredControl("no difference", "exceed"), RequiredControl("random frames", "exceed", 3), _USES_VIDEO),
         reference=0.0,
@@ -61,7 +61,7 @@ CLAIMS = (
     Claim(
         key="old-needed-deep",
         sentence="Questions about the past need old frames in the deep layers (the last 30 %).",
-        metric=f"drop of the margin on `long` questions when all but the newest frames are hidden in deep layers, {_SHARE}",
+        metric=f"drop of the margin on `long` questions when all frames except the newest are hidden in deep layers, {_SHARE}",
         refuted_if="the drop is below 5 %, or questions about now drop as much",
         needs=(_NOTHING, RequiredControl("now questions", "exceed"), _USES_VIDEO),
         reference=0.0,
@@ -72,7 +72,7 @@ CLAIMS = (
     Claim(
         key="old-deep-rather-than-shallow",
         sentence="Old frames matter more to questions about the past in the deep layers than in as many of the first layers.",
-        metric=f"the same drop in deep layers, less that in the same number of first layers, {_SHARE}",
+        metric=f"the same drop in deep layers, minus that in the same number of first layers, {_SHARE}",
         refuted_if="old frames matter as much in the first layers",
         needs=(RequiredControl("no difference", "exceed"), _USES_VIDEO),
         reference=0.0,

@@ -79,9 +79,9 @@ def shuffle_frames(frames: Sequence[Picture], seed: int) -> list[Picture]:
 
 
 def shuffle_cells(frames: Sequence[Picture], rows: int, cols: int, seed: int) -> list[Picture]:
-    """Each frame cut into rows x cols cells that are put back in an order of its own.
+    """Each frame cut into rows x cols cells that are put back in random order.
 
-    What stood still no longer does, while the vision tower still marks the places of patches. Border pixels
+    What did not move now does, while the vision tower still marks where patches are. Border pixels
     that do not fill a cell stay where they are.
 
     Raises:

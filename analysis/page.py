@@ -69,7 +69,7 @@ def _flat(value: Any) -> str:
 
 
 def digits(value: float, count: int) -> str:
-    """A number with so many significant digits."""
+    """A number with `count` significant digits."""
     return f"{value:.{count}g}"
 
 

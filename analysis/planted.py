@@ -32,10 +32,10 @@ VISION = 32
 MARK = VISION - 1  # channel that marks the anchor cell
 MARK_VALUE = 16.0
 READ = 16  # content channels that a planted head carries
-RECENT_AT, ANCHOR_AT = 32, 48  # where it puts them
+RECENT_AT, ANCHOR_AT = 32, 48  # where it writes them
 HEADS, KV_HEADS, HEAD_DIM = 4, 2, 16
 ROPE_THETA = 1e6
-RECENCY_PAIR, ANCHOR_PAIR = 5, 7  # rotary pairs: 1.8e-4 and 5.6e-6 radians a token
+RECENCY_PAIR, ANCHOR_PAIR = 5, 7  # rotary pairs: 1.8e-4 and 5.6e-6 radians per token
 
 
 @dataclass(frozen=True)
@@ -180,7 +180,7 @@ def _plant_recency(model: LlavaOnevisionForConditionalGeneration, plant: Plant) 
 
 
 def _plant_anchors(model: LlavaOnevisionForConditionalGeneration, plant: Plant) -> None:
-    gain = 4.0  # the norm shrinks what stands beside the mark
+    gain = 4.0  # the norm shrinks everything except the mark
     attention = _planted_layer(model, plant.layers - 1, ANCHOR_AT, gain)
     normalised = math.sqrt(HIDDEN)  # the mark outweighs all content: the RMS norm leaves it at this
     attention.k_proj.weight[ANCHOR_PAIR, MARK] = 1.0

@@ -157,7 +157,7 @@ class Measured:
         return layer_mean(self.share(name), self.context.paper_bands[0])
 
     def contrast(self, bands: Sequence[range], name: str = "trained") -> Array:
-        """Shallow less deep layers for some bands, [stream]."""
+        """Shallow minus deep layers for some bands, [stream]."""
         values = self.share(name)
         return layer_mean(values, bands[0]) - layer_mean(values, bands[2])
 

@@ -1,4 +1,4 @@
-"""What a study must hand in: set-up, data, numbers, findings, and the checklist they are held to."""
+"""What a study must return: set-up, data, numbers, findings, and the checklist that they are compared with."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class FigureSpec:
         name: unique in the study.
         function: a name in `hermes_lab.figures.studies.FUNCTIONS`, or in the study's own `FIGURES`.
         tables: names of the tables whose columns the function is given, in order.
-        title, shows, cannot_tell: what stands above and below it.
+        title, shows, cannot_tell: the text above and below it.
         options: further arguments of the function.
     """
 

@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,8 +66,8 @@ class Store:
         try:
             with np.load(path, allow_pickle=False) as file:
                 return {name: file[name] for name in file.files}
-        except (FileNotFoundError, ValueError, zipfile.BadZipFile, EOFError):
-            return None
+        except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error):
+            return None  # whatever a damaged archive says; that nothing can be written either is told then
 
 
 def packed(arrays: Arrays) -> bytes:
@@ -90,7 +91,7 @@ def fingerprint(*parts: Any) -> str:
 
 @torch.no_grad()
 def weights_fingerprint(model: nn.Module) -> str:
-    """A short hash of a model's shapes and of a sample of its weights, [up to 256 a tensor]."""
+    """A short hash of a model's shapes and of a sample of its weights, [up to 256 per tensor]."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         flat = tensor.detach().flatten()

@@ -66,7 +66,7 @@ class Stream:
         return hashlib.sha256(_render(self.seed, self.frames, self.camera).tobytes()).hexdigest()
 
     def questions(self, per_horizon: int) -> list[Question]:
-        """Questions after the last frame, so many of each horizon, of different types as far as there are any."""
+        """Questions after the last frame, `per_horizon` of each horizon, of different types where there are enough."""
         rng = np.random.default_rng(self.seed)
         chosen: list[Question] = []
         for horizon in HORIZONS:
@@ -160,7 +160,7 @@ class Grid:
 def encode(
     lab: Lab, stream: Stream, *, chunk_frames: int = 16, transform: Transform = "none"
 ) -> list[Segment]:
-    """A stream's chunks as decoder inputs, under a control's transform; the last group is a chunk of its own."""
+    """A stream's chunks as decoder inputs, under a control's transform; the last group of frames is a chunk by itself."""
     images = stream.images()
     layout = lab.adapter.frame_layout(*images[0].shape[:2])
     if transform == "frames_shuffled":

@@ -57,7 +57,7 @@ def values_of(context: StudyContext, name: str, metric: Metric, reference: float
 
 
 def needs_of(roles: Mapping[str, ControlRole]) -> tuple[RequiredControl, ...]:
-    """The controls without which there is no verdict: all that are not mere context, random weights of three seeds."""
+    """The controls without which there is no verdict: all except context; random weights of three seeds."""
     return tuple(
         RequiredControl(name, role, claims.RANDOM_SEEDS if name == "random_weights" else 1)
         for name, role in roles.items()

@@ -7,6 +7,7 @@ Results per stream lie in `OUT/cache`, each written whole: a run that was killed
 
 from __future__ import annotations
 
+import copy
 import logging
 import sys
 from collections.abc import Callable, Generator
@@ -133,7 +134,7 @@ def run_study(name: str, context: StudyContext) -> StudyResult:
     """One study on a context, checked.
 
     Raises:
-        LabError: there is no such study, it cannot be put to this model, or it failed.
+        LabError: there is no such study, this model cannot be asked it, or it failed.
         ControlsMissing, ResultIncomplete: its result cannot be judged or drawn.
     """
     study = registry.get(name)
@@ -176,8 +177,7 @@ def _answer(study: Study, context: StudyContext) -> StudyResult:
 
 def replace_progress(context: StudyContext, progress: StudyProgress) -> StudyContext:
     """The same context - with its caches - reporting elsewhere."""
-    other = object.__new__(StudyContext)
-    other.__dict__.update(context.__dict__)
+    other = copy.copy(context)
     other.progress = progress
     return other
 
@@ -212,7 +212,7 @@ EXPECTED: dict[str, dict[str, Verdict]] = {
 }
 """What the studies must say of the model that holds the findings by construction, and of one that holds none.
 
-The planted recency is made by rotary positions alone, so "beyond position" must be denied there as well.
+The planted recency is made by rotary positions alone, so "beyond position" must come out as not supported there as well.
 """
 
 

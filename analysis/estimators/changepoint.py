@@ -40,7 +40,7 @@ def segment_costs(curve: npt.ArrayLike) -> Array:
 
 
 def fit_steps(curve: npt.ArrayLike, changes: int) -> tuple[Ints, Array]:
-    """Best edges and squared error of a curve [..., layer, feature] with so many changes.
+    """Best edges and squared error of a curve [..., layer, feature] with a given number of changes.
 
     An edge e means that the new level starts at layer e. Returns edges [..., change] in ascending order and
     the error [...]; of equally good edges the shallowest are taken.

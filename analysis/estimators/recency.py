@@ -57,7 +57,7 @@ def age_profile(grid: npt.ArrayLike) -> Array:
     """Mass by age over its uniform share, [..., frame, slot] -> [..., age]; age 0 is the newest frame.
 
     Only the frames of `grid` count: attention to text is left out by renormalising, so a head that looks at
-    the question rather than the video is not called forgetful.
+    the question rather than the video does not count as recent.
     """
     mass = np.asarray(grid, dtype=float).sum(-1)[..., ::-1]
     with np.errstate(invalid="ignore", divide="ignore"):

@@ -1,6 +1,8 @@
-"""Pure functions from data to figures: plotly for pages and notebooks, arrays and SVG for what is redrawn live.
+"""The room of figures: pure functions from data to figures, plotly for pages and notebooks, arrays and SVG for what is
+redrawn live.
 
-A function enters that takes data (recorded, or columns of a study) and gives a figure; no models, sessions or pages.
+What may enter: functions that take plain arrays, tables or recordings and give back a figure. Nothing here runs a model,
+reads the time, or keeps state.
 """
 
 from __future__ import annotations

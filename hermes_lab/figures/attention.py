@@ -9,11 +9,11 @@ import numpy as np
 import numpy.typing as npt
 import plotly.graph_objects as go
 
+from hermes_lab.figures.arrays import Floats
 from hermes_lab.figures.theme import DIVERGING, GREY, ORANGE, SEQUENTIAL, styled
 from hermes_lab.snapshot import AttentionSummary
 from hermes_lab.tokens import Role
 
-Floats = npt.NDArray[np.float64]
 Metric = Literal["recency", "anchor", "sink", "entropy"]
 
 METRICS: dict[str, str] = {
@@ -54,7 +54,7 @@ def frame_shares(summary: AttentionSummary, *, sinks: bool) -> Floats:
 
 
 def head_scores(summary: AttentionSummary, held: HeldFrames, metric: Metric) -> Floats:
-    """One score a head, [layer, head]; `NULLS` says what uniform attention would give. NaN where undefined."""
+    """One score per head, [layer, head]; `NULLS` says what uniform attention would give. NaN where undefined."""
     share = frame_shares(summary, sinks=False)
     frames = min(share.shape[-1], held.tokens.shape[-1])
     share, tokens = share[..., :frames], held.tokens[:, :frames]
@@ -144,7 +144,7 @@ def atlas(
 
 
 def profile_tiles(summary: AttentionSummary, *, bins: int = 16, sinks: bool = False) -> go.Figure:
-    """One thumbnail a head in a single image: its attention over stream time, oldest left, each head to its own peak."""
+    """One thumbnail per head in a single image: attention over stream time, oldest left, each scaled to its own peak."""
     share = frame_shares(summary, sinks=sinks)
     layers, heads, frames = share.shape
     bins = min(bins, frames)

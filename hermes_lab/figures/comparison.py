@@ -8,11 +8,10 @@ import numpy as np
 import numpy.typing as npt
 import plotly.graph_objects as go
 
-from hermes_lab.figures.theme import SEQUENTIAL, SERIES, VERMILION, styled
+from hermes_lab.figures.arrays import Floats
+from hermes_lab.figures.theme import HORIZONS, SEQUENTIAL, SERIES, VERMILION, styled
 
-Floats = npt.NDArray[np.float64]
 PATTERNS = ("", "/", ".", "x", "\\", "+", "-", "|")
-HORIZONS = ("now", "recent", "long")
 
 
 def agreement_map(

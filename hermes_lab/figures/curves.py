@@ -18,7 +18,7 @@ PARTS = ("encode_s", "prefill_s", "probe_s", "decide_s", "record_s")
 
 
 def memory_curves(curves: Mapping[str, Curve], *, title: str = "") -> go.Figure:
-    """Bytes of the KV cache over stream time, one line a run: name -> (time_s, cache_bytes)."""
+    """Bytes of the KV cache over stream time, one line per run: name -> (time_s, cache_bytes)."""
     return _lines(
         {n: (t, np.asarray(b, float) / 2**20) for n, (t, b) in curves.items()},
         title=title,

@@ -1,4 +1,4 @@
-"""Frames with what survives of them drawn over them: a patch that nobody holds any more goes dark and grey."""
+"""Frames with what survives of them drawn over them: a patch that no layer holds any more turns dark and grey."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
+from hermes_lab.figures.arrays import Bytes, Shares
 from hermes_lab.recording import TokenState
 
-Picture = npt.NDArray[np.uint8]
 _GREY = np.array([0.299, 0.587, 0.114], np.float32)
 
 
@@ -22,7 +22,7 @@ def surviving_share(
     frames: Sequence[int],
     grid: tuple[int, int],
     layer: int | None = None,
-) -> npt.NDArray[np.float32]:
+) -> Shares:
     """Share of the layers (or 0 / 1 in one layer) that hold each patch, [frame, row, col].
 
     Args:
@@ -39,7 +39,7 @@ def surviving_share(
     return out
 
 
-def overlay(picture: Picture, share: npt.NDArray[np.float32], *, height_px: int = 96) -> Picture:
+def overlay(picture: Bytes, share: Shares, *, height_px: int = 96) -> Bytes:
     """A frame in which patches fade to dark grey as fewer layers hold them, [height_px, width, 3]."""
     high, wide = picture.shape[:2]
     width_px = max(1, round(wide * height_px / high))
@@ -59,12 +59,12 @@ def overlay(picture: Picture, share: npt.NDArray[np.float32], *, height_px: int 
 
 
 def filmstrip(
-    pictures: Sequence[Picture],
-    shares: npt.NDArray[np.float32],
+    pictures: Sequence[Bytes],
+    shares: Shares,
     captions: Sequence[str],
     *,
     height_px: int = 84,
-) -> tuple[Picture, list[tuple[int, int]]]:
+) -> tuple[Bytes, list[tuple[int, int]]]:
     """Frames side by side with captions under them, RGBA, and the first and last pixel column of each frame.
 
     What is between and under the frames is transparent, and captions are grey, so that it fits any page.
@@ -86,7 +86,7 @@ def filmstrip(
     return np.asarray(sheet), spans
 
 
-def heat(picture: Picture, weight: npt.NDArray[np.float32], *, height_px: int = 288) -> Picture:
+def heat(picture: Bytes, weight: Shares, *, height_px: int = 288) -> Bytes:
     """A frame under a heat map of its patches: full colour and a bright edge where the weight is largest."""
     top = float(weight.max(initial=0.0))
     share = weight / top if top > 0 else np.zeros_like(weight)

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-Shares = npt.NDArray[np.float32]
+from hermes_lab.figures.arrays import Shares
 
 CELL_PX = 8
 PANEL_PX = 144

@@ -11,11 +11,9 @@ import numpy as np
 import numpy.typing as npt
 import plotly.graph_objects as go
 
+from hermes_lab.figures.arrays import Bytes, Ints
 from hermes_lab.figures.theme import STATE_COLOURS, STATE_WORDS, rgb, styled
 from hermes_lab.recording import TokenState
-
-Bytes = npt.NDArray[np.uint8]
-Ints = npt.NDArray[np.int64]
 
 MAX_COLUMNS = 1024
 LEVELS = 31  # steps of the share held in a strip's code
@@ -50,7 +48,7 @@ class Strip:
         return self.state.shape[1]
 
     def codes(self) -> Bytes:
-        """One byte a cell for the browser: the state in the low three bits, the share held above, [layer, column]."""
+        """One byte per cell for the browser: the state in the low three bits, the share held above, [layer, column]."""
         level = np.ceil(self.share * LEVELS).astype(np.uint8)  # anything held shows
         return ((level << 3) | self.state.astype(np.uint8)).astype(np.uint8)
 

@@ -25,7 +25,6 @@ from hermes_lab.figures.study_bars import (
     use_bars,
 )
 from hermes_lab.figures.study_parts import (
-    HORIZONS,
     NULL,
     BandSeries,
     Columns,
@@ -41,7 +40,7 @@ from hermes_lab.figures.study_parts import (
     rows_of,
     unique,
 )
-from hermes_lab.figures.theme import DIVERGING, GREY, SERIES, styled
+from hermes_lab.figures.theme import DIVERGING, GREY, HORIZONS, SERIES, styled
 
 FOOTNOTE = "Attention share is a routing measure. Use knockout to test influence."
 FigureFunction = Callable[..., go.Figure]

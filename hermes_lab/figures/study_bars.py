@@ -5,7 +5,6 @@ from __future__ import annotations
 import plotly.graph_objects as go
 
 from hermes_lab.figures.study_parts import (
-    HORIZONS,
     NULL,
     Columns,
     add_bars,
@@ -17,7 +16,7 @@ from hermes_lab.figures.study_parts import (
     rows_of,
     unique,
 )
-from hermes_lab.figures.theme import DASHES, GREY, SERIES, styled
+from hermes_lab.figures.theme import DASHES, GREY, HORIZONS, SERIES, styled
 
 
 def depth_models(columns: Columns) -> go.Figure:

@@ -14,7 +14,6 @@ from hermes_lab.figures.theme import DASHES, GREY, SERIES, rgb, styled
 
 Columns = Mapping[str, Sequence[Any]]
 TableRow = Mapping[str, Any]
-HORIZONS = ("now", "recent", "long")
 NULL = {"null": True}
 _NULL_WORDS = (
     "random", "permuted", "shuffled", "uniform", "position_only", "age alone", "null", "no agreement", "chance",

@@ -19,6 +19,9 @@ DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot", "solid",
 SEQUENTIAL = "Cividis"
 DIVERGING = "PuOr"
 
+HORIZONS = ("now", "recent", "long")
+"""How far back questions reach, in the order in which they are drawn."""
+
 STATE_COLOURS: dict[bool, dict[TokenState, str]] = {
     False: {
         TokenState.ABSENT: "#FFFFFF",

@@ -64,6 +64,26 @@ def test_a_file_is_written_whole_with_the_folders_it_needs(tmp_path: Path) -> No
     assert list(path.parent.iterdir()) == [path]
 
 
+@pytest.mark.parametrize("durable", [True, False])
+def test_bytes_are_written_whole_and_a_failure_leaves_the_old_ones(
+    durable: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "new" / "data.bin"
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fsync", synced.append)
+    files.write_whole(path, b"one", durable=durable)
+    assert (path.read_bytes(), bool(synced)) == (b"one", durable)
+
+    def refuse(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(OSError, match="No space left"):
+        files.write_whole(path, b"two", durable=durable)
+    assert path.read_bytes() == b"one"
+    assert list(path.parent.iterdir()) == [path]
+
+
 def test_a_link_stays_a_link_and_its_file_is_replaced(tmp_path: Path) -> None:
     (tmp_path / "real").write_text("old")
     (tmp_path / "link").symlink_to("real")
