@@ -27,6 +27,7 @@ from analysis.store import Store, fingerprint, weights_fingerprint
 from analysis.streams import Camera, Stream, Transform
 from hermes_lab.errors import LabError
 from hermes_lab.lab import Lab
+from hermes_lab.models.base import FrameLayout
 
 Split = Literal["development", "held_out"]
 StudyProgress = Callable[[str, int, int], None]
@@ -154,7 +155,7 @@ class StudyContext:
 
     # --- what is studied ---------------------------------------------------------------------
     @cached_property
-    def layout(self) -> Any:
+    def layout(self) -> FrameLayout:
         """The token grid of a frame."""
         return self.lab.adapter.frame_layout(96, 96)
 

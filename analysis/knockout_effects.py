@@ -172,6 +172,45 @@ def windows(layers: int, count: int = 6) -> list[list[int]]:
     return [[int(layer) for layer in part] for part in parts]
 
 
+@dataclass(frozen=True)
+class TokenSet:
+    """Tokens that are hidden or kept, and random sets of the same size and shape."""
+
+    ids: Ints
+    random: tuple[Ints, ...]
+
+    def draws(self) -> list[tuple[int | None, Ints]]:
+        """The set itself (None) and its random versions by number."""
+        return [(None, self.ids), *enumerate(self.random)]
+
+
+def token_sets(
+    context: StudyContext,
+    session: StreamSession,
+    grid: Grid,
+    question: str,
+    slot: int,
+    draws: int,
+    rng: np.random.Generator,
+) -> dict[Tokens, TokenSet]:
+    """Every set of tokens that has matched random ones."""
+    newest, times = _newest(grid), range(draws)
+    frames = [knock.random_frames(grid, newest, rng) for _ in times]
+    slots = [knock.random_slots(grid, slot, rng) for _ in times]
+    found: dict[Tokens, TokenSet] = {
+        "recent": TokenSet(knock.recent(grid, newest), tuple(frames)),
+        "anchors": TokenSet(knock.slot(grid, slot), tuple(slots)),
+    }
+    few: dict[Tokens, Ints] = {
+        "top": _most_attended(session, grid, question, context.paper_bands[2]),
+        "sinks": _sinks(grid),
+    }
+    for tokens, ids in few.items():
+        random = [knock.random_tokens(grid, len(ids), ids, rng) for _ in times]
+        found[tokens] = TokenSet(ids, tuple(random))
+    return found
+
+
 def conditions(
     context: StudyContext,
     session: StreamSession,
@@ -182,28 +221,10 @@ def conditions(
     rng: np.random.Generator,
 ) -> dict[Cut, knock.Condition]:
     """Every condition of one question; the first hides nothing."""
-    newest = max(1, grid.frames // 10)
-    video = grid.ids.ravel()
-    sets: dict[Tokens, tuple[Ints, list[Ints]]] = {
-        "recent": (
-            knock.recent(grid, newest),
-            [knock.random_frames(grid, newest, rng) for _ in range(draws)],
-        ),
-        "anchors": (
-            knock.slot(grid, slot),
-            [knock.random_slots(grid, slot, rng) for _ in range(draws)],
-        ),
-    }
-    found: dict[Tokens, Ints] = {
-        "top": _most_attended(session, grid, question, context.paper_bands[2]),
-        "sinks": _sinks(grid),
-    }
-    for tokens, ids in found.items():
-        draw = [knock.random_tokens(grid, len(ids), ids, rng) for _ in range(draws)]
-        sets[tokens] = ids, draw
+    sets = token_sets(context, session, grid, question, slot, draws, rng)
+    older, recent = knock.older(grid, _newest(grid)), sets["recent"]
     named = ranges(context)
     layers_of = dict(enumerate(windows(context.layers)))
-    older = knock.older(grid, newest)
     plan = {UNTOUCHED: knock.untouched(session)}
 
     def add(cut: Cut, ids: npt.ArrayLike) -> None:
@@ -212,28 +233,32 @@ def conditions(
         plan[cut] = knock.condition(session, layers, hidden)
 
     for where in ("shallow", "middle", "deep", "all"):
-        for tokens, (ids, random) in sets.items():
-            for draw, chosen in ((None, ids), *enumerate(random)):
-                add(Cut("hide", tokens, where, draw=draw), chosen)
-                add(Cut("keep", tokens, where, draw=draw), chosen)
+        for tokens, chosen in sets.items():
+            for draw, ids in chosen.draws():
+                add(Cut("hide", tokens, where, draw=draw), ids)
+                add(Cut("keep", tokens, where, draw=draw), ids)
         add(Cut("hide", "older", where), older)
         add(Cut("hide", "rest", where), np.setdiff1d(older, knock.slot(grid, slot)))
-        add(Cut("hide", "video", where), video)
-    recent, random = sets["recent"]
-    add(Cut("hide", "recent", "last"), recent)
+        add(Cut("hide", "video", where), grid.ids)
+    add(Cut("hide", "recent", "last"), recent.ids)
     add(Cut("hide", "older", "first"), older)
-    for draw, ids in enumerate(random):
+    for draw, ids in enumerate(recent.random):
         add(Cut("hide", "recent", "last", draw=draw), ids)
     for window in layers_of:
-        add(Cut("hide", "recent", window=window), recent)
+        add(Cut("hide", "recent", window=window), recent.ids)
         add(Cut("hide", "older", window=window), older)
-        add(Cut("hide", "recent", window=window, draw=0), random[0])
+        add(Cut("hide", "recent", window=window, draw=0), recent.random[0])
     for frames in (d for d in DOSES if d <= grid.frames // 2):
         ids, matched = knock.recent(grid, frames), knock.random_frames(grid, frames, rng)
         for draw, chosen in ((None, ids), (0, matched)):
             add(Cut("hide", "recent", "all", frames=frames, draw=draw), chosen)
             add(Cut("keep", "recent", "all", frames=frames, draw=draw), chosen)
     return plan
+
+
+def _newest(grid: Grid) -> int:
+    """How many frames count as the newest."""
+    return max(1, grid.frames // 10)
 
 
 def _most_attended(

@@ -15,7 +15,7 @@ from analysis.result import FigureSpec, Table
 from analysis.stability import ranking_stability
 from analysis.statistics import cluster_bootstrap, effect_size, sign_flip_test
 
-Metric = Callable[[str], Array]
+VariantMetric = Callable[[str], Array]
 """Gives a variant's values, [stream, ...]."""
 SEEDED = ("random_weights", "permuted_weights")
 NULL_PANEL = FigureSpec(
@@ -42,12 +42,12 @@ NOTES = {
 }
 
 
-def versions(context: StudyContext, kind: str, metric: Metric) -> Array:
+def versions(context: StudyContext, kind: str, metric: VariantMetric) -> Array:
     """A metric under every version of a seeded null, [seed, stream, ...]."""
     return np.stack([metric(seeded(kind, seed)) for seed in range(context.settings.random_seeds)])
 
 
-def values_of(context: StudyContext, name: str, metric: Metric, reference: float) -> Array:
+def values_of(context: StudyContext, name: str, metric: VariantMetric, reference: float) -> Array:
     """A metric under a named control: [stream, ...], or [seed, stream, ...] for seeded nulls."""
     if name == "uniform":
         return np.full_like(metric("trained"), reference)
@@ -67,7 +67,7 @@ def needs_of(roles: Mapping[str, ControlRole]) -> tuple[RequiredControl, ...]:
 
 def panel(
     context: StudyContext,
-    metric: Metric,
+    metric: VariantMetric,
     roles: Mapping[str, ControlRole],
     reference: float,
     extra: Mapping[str, Array] | None = None,
