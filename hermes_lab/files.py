@@ -1,15 +1,24 @@
-"""Paths that people name, and files that are either whole or absent; what the system refuses is one sentence."""
+"""Paths that people name, files that are written whole or not at all, and the one way in for files of others.
+
+What the system refuses is one sentence.
+"""
 
 from __future__ import annotations
 
 import errno
+import json
 import os
 import stat
 from contextlib import suppress
 from pathlib import Path
+from typing import Any, cast
 
+from hermes_lab.brief import bytes_text
 from hermes_lab.errors import LabError
 from hermes_lab.processes import sweep
+
+MOST_NESTED = 64
+"""Levels of lists and objects in a JSON file; what reads them takes several frames of the interpreter for each."""
 
 
 def why(error: OSError) -> str:
@@ -119,6 +128,124 @@ def try_folder(path: Path) -> None:
         _try(path)
     except OSError as error:
         raise LabError(f"The folder {path} cannot be written: {why(error)}.") from error
+
+
+# --- files of others ------------------------------------------------------------------------
+def check_file(
+    path: Path, *, at_most: int, links: bool = True, error: type[LabError] = LabError
+) -> None:
+    """Look at a file before it is opened: a pipe would be waited for, a device may never end.
+
+    Args:
+        at_most: bytes.
+        links: whether the file may be a symbolic link.
+
+    Raises:
+        LabError: of the type given: nothing there, no regular file, a link where none may be, or too large.
+    """
+    try:
+        found = path.stat() if links else path.lstat()
+    except (FileNotFoundError, NotADirectoryError, ValueError) as missing:
+        raise error(f"There is no file {path}.") from missing
+    except OSError as refused:
+        raise error(f"{path} cannot be read: {why(refused)}.") from refused
+    if stat.S_ISLNK(found.st_mode):
+        raise error(f"{path} is a link, which is not followed here; put the file itself there.")
+    if not stat.S_ISREG(found.st_mode):
+        raise error(f"{path} is not a file that can be read: it is {_kind(found.st_mode)}.")
+    if found.st_size > at_most:
+        raise error(_too_large(path, at_most))
+
+
+def read_bytes(
+    path: Path, *, at_most: int, links: bool = True, error: type[LabError] = LabError
+) -> bytes:
+    """A file that others may have written, at once; takes and raises what `check_file` does."""
+    check_file(path, at_most=at_most, links=links, error=error)
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    try:
+        with open(
+            os.open(path, flags | (0 if links else getattr(os, "O_NOFOLLOW", 0))), "rb"
+        ) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):  # changed since
+                raise error(f"{path} is not a file that can be read.")
+            data = file.read(at_most + 1)
+    except OSError as refused:
+        raise error(f"{path} cannot be read: {why(refused)}.") from refused
+    if len(data) > at_most:
+        raise error(_too_large(path, at_most))
+    return data
+
+
+def read_text(
+    path: Path, *, at_most: int, links: bool = True, error: type[LabError] = LabError
+) -> str:
+    """A text file in UTF-8; takes and raises what `check_file` does."""
+    data = read_bytes(path, at_most=at_most, links=links, error=error)
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as wrong:
+        raise error(
+            f"{path} is not text in UTF-8 (byte {wrong.start} of it); it is damaged or another kind of file."
+        ) from wrong
+
+
+def read_json(
+    path: Path, *, at_most: int, links: bool = True, error: type[LabError] = LabError
+) -> Any:
+    """What a JSON file holds; takes and raises what `check_file` does, and raises as `parse_json` does."""
+    text = read_text(path, at_most=at_most, links=links, error=error)
+    return parse_json(text, str(path), error)
+
+
+def parse_json(text: str | bytes, what: str, error: type[LabError] = LabError) -> Any:
+    """What a JSON text holds.
+
+    Args:
+        what: where it comes from, as the sentence begins.
+
+    Raises:
+        LabError: of the type given: not JSON, or nested more than `MOST_NESTED` levels deep.
+    """
+    try:
+        value = json.loads(text)
+    except RecursionError as deep:
+        raise error(_too_deep(what)) from deep
+    except ValueError as wrong:
+        raise error(f"{what} is not valid JSON: {wrong}.") from wrong
+    if depth_beyond(value, MOST_NESTED):
+        raise error(_too_deep(what))
+    return value
+
+
+def depth_beyond(value: Any, levels: int) -> bool:
+    """Whether lists and objects are nested in more than so many levels; found without recursion."""
+    within = [value]
+    for _ in range(levels):
+        within = [
+            child
+            for one in within
+            if isinstance(one, (list, dict))
+            for child in (one.values() if isinstance(one, dict) else cast("list[Any]", one))
+            if isinstance(child, (list, dict))
+        ]
+        if not within:
+            return False
+    return True
+
+
+def _kind(mode: int) -> str:
+    if stat.S_ISDIR(mode):
+        return "a folder"
+    return "a pipe" if stat.S_ISFIFO(mode) else "a device or a socket"
+
+
+def _too_large(path: Path, at_most: int) -> str:
+    return f"{path} is larger than the {bytes_text(at_most)} that such a file may have."
+
+
+def _too_deep(what: str) -> str:
+    return f"{what} cannot be used: its lists and objects are nested more than {MOST_NESTED} levels deep."
 
 
 def _is_special(path: Path) -> bool:

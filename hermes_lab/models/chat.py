@@ -18,6 +18,7 @@ from torch import Tensor
 from hermes_lab.errors import ModelError
 from hermes_lab.models.assemble import TextRun, assemble
 from hermes_lab.models.base import Adapter
+from hermes_lab.models.templates import TemplateError, render
 from hermes_lab.segment import Segment
 from hermes_lab.tokens import Role
 
@@ -76,8 +77,9 @@ class ChatAdapter(Adapter):
         found: set[int] = set()
         generation = getattr(self.model, "generation_config", None)
         for holder in (generation, self.text_config, self.tokenizer):
-            value = cast("int | list[int] | None", getattr(holder, "eos_token_id", None))
-            found.update([value] if isinstance(value, int) else value or [])
+            value: Any = getattr(holder, "eos_token_id", None)
+            several = cast("list[Any]", value) if isinstance(value, list) else [value]
+            found.update(one for one in several if isinstance(one, int))
         boundary = self.token_ids(self._boundary_text)
         special = {int(i) for i in self.tokenizer.all_special_ids}
         if len(boundary) and int(boundary[0]) in special:
@@ -122,11 +124,11 @@ class ChatAdapter(Adapter):
             for index, (role, content) in enumerate(turns):
                 messages.append(_message(role, content, None if index else media, as_parts))
             try:
-                rendered = str(
-                    self.tokenizer.apply_chat_template(
-                        messages, chat_template=template, tokenize=False, add_generation_prompt=True
-                    )
-                )
+                rendered = render(self.tokenizer, template, messages)
+            except TemplateError as error:
+                raise ModelError(
+                    f"The chat template of {self.name or self.family} is not used: {error}; it may be meant to do harm."
+                ) from error
             except (
                 Exception
             ) as error:  # a Jinja template may raise anything on content it does not take

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from huggingface_hub.errors import HFValidationError
-from transformers import AutoModelForImageTextToText, AutoTokenizer, PreTrainedConfig
-from transformers.utils.hub import cached_file
+from transformers import (
+    CONFIG_MAPPING,
+    AutoModelForImageTextToText,
+    AutoTokenizer,
+    PreTrainedConfig,
+)
 
 from hermes_lab.errors import ModelError, nearest
 from hermes_lab.files import is_folder, looked_up, named
@@ -19,6 +21,13 @@ from hermes_lab.models.base import Adapter
 from hermes_lab.models.device import check_device
 from hermes_lab.models.registry import FamilyInfo as FamilyInfo
 from hermes_lab.models.registry import adapter_class, families
+from hermes_lab.models.source import Source, check_folder, first_line
+from hermes_lab.models.untrusted import (
+    check_parameters,
+    check_vocabulary,
+    checked_settings,
+    weight_files,
+)
 from hermes_lab.pocket.shipped import names, shipped_path
 
 _TEMPLATE_FILES = ("chat_template.json", "processor_config.json")
@@ -55,22 +64,25 @@ def load(
         raise ModelError("Give either a device or a device_map, not both.")
     if device is not None:
         check_device(device)
-    source = _resolve(name)
-    hub = {"revision": revision, "local_files_only": local_files_only}
-    config = _read_config(source, hub)
-    adapter = adapter_class(str(name), config.get("model_type"))
-    model = _load_model(source, hub, dtype, device_map)
+    source = Source(_resolve(name), {"revision": revision, "local_files_only": local_files_only})
+    if source.is_folder:
+        check_folder(Path(source.name))
+    settings = checked_settings(_read_config(source), f"The config.json of {source}")
+    adapter = adapter_class(str(name), settings.get("model_type"))
+    check_vocabulary(source)
+    config = _config(source, settings)
+    model = _load_model(source, config, settings, dtype, device_map)
     if device is not None:
         try:
             model.to(device)
         except (RuntimeError, AssertionError) as error:
             raise ModelError(
-                f"The model cannot be moved to device {device!r}: {_line(error)}"
+                f"The model cannot be moved to device {device!r}: {first_line(error)}"
             ) from error
     return adapter(
         model=model.eval().requires_grad_(False),
-        tokenizer=_load_tokenizer(source, hub),
-        image_settings=_load_settings(source, hub),
+        tokenizer=_load_tokenizer(source, config),
+        image_settings=_load_settings(source),
         name=str(name),
         revision=revision or getattr(model.config, "_commit_hash", None),
     )
@@ -115,29 +127,41 @@ def _checked(folder: Path) -> str:
     return str(folder)
 
 
-def _line(error: BaseException) -> str:
-    """The first line of somebody else's message, as the end of a sentence."""
-    text = str(error).strip()
-    return (text.splitlines()[0] if text else type(error).__name__).rstrip(" .:") + "."
-
-
-def _read_config(source: str, hub: Mapping[str, Any]) -> dict[str, Any]:
+def _read_config(source: Source) -> dict[str, Any]:
     try:
-        config, _ = PreTrainedConfig.get_config_dict(source, **hub)
-    except (OSError, ValueError, HFValidationError) as error:
-        if Path(source).is_dir():
+        config, _ = PreTrainedConfig.get_config_dict(source.name, **source.hub)
+    except Exception as error:  # a damaged file or an unreachable hub surface as many types
+        if source.is_folder:
             raise ModelError(
-                f"The config.json in {source} cannot be read: {_line(error)}"
+                f"The config.json in {source} cannot be read: {first_line(error)}"
+            ) from error
+        if source.hub.get("local_files_only"):
+            raise ModelError(
+                f"The model {source.name!r} is neither a folder here nor in the local cache of the hub; fetch it first, "
+                f"such as with `hermes-lab run --model {source}`."
             ) from error
         raise ModelError(
-            f"The model {source!r} is neither a folder here nor reachable on the hub: {_line(error)}"
+            f"The model {source.name!r} is neither a folder here nor reachable on the hub: {first_line(error)}"
         ) from error
+    if not isinstance(config, dict):
+        raise ModelError(f"The config.json of {source} holds no settings by name; it is damaged.")
     return config
 
 
+def _config(source: Source, settings: Mapping[str, Any]) -> PreTrainedConfig:
+    """The settings as transformers holds them, made of those that were checked."""
+    try:
+        return CONFIG_MAPPING[settings["model_type"]].from_dict(dict(settings))
+    except Exception as error:  # settings of the wrong kind surface as many types
+        raise ModelError(
+            f"The config.json of {source} cannot be used: {first_line(error)}"
+        ) from error
+
+
 def _load_model(
-    source: str,
-    hub: Mapping[str, Any],
+    source: Source,
+    config: PreTrainedConfig,
+    settings: Mapping[str, Any],
     dtype: str | torch.dtype,
     device_map: str | Mapping[str, Any] | None,
 ) -> Any:
@@ -149,19 +173,23 @@ def _load_model(
         raise ModelError(
             f"{dtype!r} is not a torch dtype; try 'auto', 'float32', 'bfloat16' or 'float16'."
         )
+    check_parameters(source, config, weight_files(source, settings))
     try:
         model, report = cast(Any, AutoModelForImageTextToText).from_pretrained(
-            source,
+            source.name,
+            config=config,
             dtype=dtype,
             device_map=device_map,
             attn_implementation="sdpa",
             trust_remote_code=False,
             use_safetensors=True,  # never unpickle weights
             output_loading_info=True,
-            **hub,
+            **source.hub,
         )
     except Exception as error:  # damaged files surface as many types, safetensors' own among them
-        raise ModelError(f"The weights of {source} cannot be loaded: {_line(error)}") from error
+        raise ModelError(
+            f"The weights of {source} cannot be loaded: {first_line(error)}"
+        ) from error
     if missing := sorted(report["missing_keys"]):
         raise ModelError(
             f"The checkpoint {source} lacks {len(missing)} of its model's weights, {missing[0]} among them; "
@@ -170,49 +198,39 @@ def _load_model(
     return model
 
 
-def _load_tokenizer(source: str, hub: Mapping[str, Any]) -> Any:
+def _load_tokenizer(source: Source, config: PreTrainedConfig) -> Any:
     try:
-        tokenizer = cast(Any, AutoTokenizer).from_pretrained(source, trust_remote_code=False, **hub)
+        tokenizer = cast(Any, AutoTokenizer).from_pretrained(
+            source.name, config=config, trust_remote_code=False, **source.hub
+        )
     except Exception as error:  # a missing or damaged tokenizer surfaces as many types
         raise ModelError(
-            f"The tokenizer of {source} is missing or cannot be loaded: {_line(error)}"
+            f"The tokenizer of {source} is missing or cannot be loaded: {first_line(error)}"
         ) from error
-    if (
-        _find(source, "chat_template.jinja", hub) is None
-    ):  # older checkpoints: the processor's goes first
-        processors = (_read_json(source, name, hub) for name in _TEMPLATE_FILES)
+    if source.find("chat_template.jinja") is None:  # older checkpoints: the processor's goes first
+        processors = map(source.json, _TEMPLATE_FILES)
         templates = [p["chat_template"] for p in processors if p.get("chat_template")]
         tokenizer.chat_template = templates[0] if templates else tokenizer.chat_template
     return tokenizer
 
 
-def _load_settings(source: str, hub: Mapping[str, Any]) -> dict[str, Any]:
+def _load_settings(source: Source) -> dict[str, Any]:
     """Saved processor settings: "image", "video" and "processor", each a mapping (empty where not saved)."""
-    processor = _read_json(source, "processor_config.json", hub)
+    processor = _settings_of(source, "processor_config.json")
     image = processor.pop("image_processor", None)
     video = processor.pop("video_processor", None)
-    return {
-        "image": image or _read_json(source, "preprocessor_config.json", hub),
-        "video": video or _read_json(source, "video_preprocessor_config.json", hub),
+    found = {
+        "image": image or _settings_of(source, "preprocessor_config.json"),
+        "video": video or _settings_of(source, "video_preprocessor_config.json"),
         "processor": processor,
     }
+    for name, value in found.items():
+        if not isinstance(value, dict):
+            raise ModelError(
+                f"The {name} settings of {source} are not given by name; they are damaged."
+            )
+    return found
 
 
-def _find(source: str, file: str, hub: Mapping[str, Any]) -> str | None:
-    return cached_file(
-        source,
-        file,
-        _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_connection_errors=False,
-        **hub,
-    )
-
-
-def _read_json(source: str, file: str, hub: Mapping[str, Any]) -> dict[str, Any]:
-    path = _find(source, file, hub)
-    if path is None:
-        return {}
-    try:
-        return cast(dict[str, Any], json.loads(Path(path).read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"The file {file} of {source} cannot be read: {_line(error)}") from error
+def _settings_of(source: Source, file: str) -> dict[str, Any]:
+    return checked_settings(source.json(file), f"The {file} of {source}")

@@ -151,7 +151,10 @@ def test_missing_folders_and_files(tmp_path: Path) -> None:
 
 def test_a_hub_id_that_is_not_here() -> None:
     sentence = refusal("nobody/no-such-model", local_files_only=True)
-    assert "'nobody/no-such-model' is neither a folder here nor reachable on the hub" in sentence
+    assert (
+        "'nobody/no-such-model' is neither a folder here nor in the local cache of the hub; fetch it"
+        in sentence
+    )
 
 
 # --- options -------------------------------------------------------------------------------
