@@ -9,7 +9,8 @@ import errno
 import json
 import os
 import stat
-from contextlib import suppress
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -69,20 +70,47 @@ def write_whole(path: Path, data: bytes, *, durable: bool = True) -> None:
     Raises:
         OSError: the disk is full or refuses; a file that was there before is as it was, and nothing is left behind.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    sweep(path)
+    with replacing(path, durable=durable) as temporary:
+        temporary.write_bytes(data)
+
+
+@contextmanager
+def replacing(path: Path, *, durable: bool = True, tidy: bool = True) -> Generator[Path]:
+    """The temporary file that whoever writes a file whole writes instead; it takes its place when the block ends well.
+
+    Args:
+        path, durable: as for `write_whole`.
+        tidy: make the folder, and remove what killed processes left there of the same file.
+
+    Raises:
+        OSError: as for `write_whole`.
+    """
+    if tidy:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        sweep(path)
     # the beginning of the name, so that a name that just fits does not fail for its temporary file
     temporary = path.with_name(f".{path.name[:40]}.{os.getpid()}.tmp")
     try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            if durable:
-                os.fsync(file.fileno())
+        yield temporary
+        if durable:
+            sync(temporary)
         os.replace(temporary, path)
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """Wait until the disk has a file.
+
+    Raises:
+        OSError: it refuses.
+    """
+    descriptor = os.open(path, os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_text(path: Path, text: str) -> None:

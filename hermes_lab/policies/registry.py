@@ -18,12 +18,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, cast, get_origin
 
+from hermes_lab.brief import brief
 from hermes_lab.errors import PolicyError, nearest
 from hermes_lab.plugins import Plugins
 from hermes_lab.policies.base import Need, Policy
 from hermes_lab.policies.settings import FieldInfo, describe
 
 GROUP = "hermes_lab.policies"
+_LONGEST = (
+    10_000  # characters of a policy in text; the longest prompts of presets have some hundreds
+)
 
 # One line for each policy: its name, and its class in the file of that name (or "file:Class"), imported when asked for.
 BUILTIN: dict[str, str] = {
@@ -210,10 +214,14 @@ def parse(spec: str) -> tuple[str, str | None, dict[str, Any]]:
     Raises:
         PolicyError: the text is not of the form `name:preset(key=value, ...)`.
     """
+    if len(spec) > _LONGEST:
+        raise PolicyError(
+            f"The policy {brief(spec)} has {len(spec):,} characters; at most {_LONGEST:,} are read."
+        )
     match = re.fullmatch(r"\s*([\w-]+)\s*(?::\s*([\w-]+)\s*)?(\(.*\))?\s*", spec, re.DOTALL)
     if match is None:
         raise PolicyError(
-            f"Cannot read the policy {spec!r}; write name, name:preset or name(key=value, ...)."
+            f"Cannot read the policy {brief(spec)}; write name, name:preset or name(key=value, ...)."
         )
     name, preset, brackets = match.groups()
     return name, preset, _options(spec, brackets) if brackets else {}
@@ -222,9 +230,9 @@ def parse(spec: str) -> tuple[str, str | None, dict[str, Any]]:
 def _options(spec: str, brackets: str) -> dict[str, Any]:
     try:
         call = ast.parse(f"policy{brackets}", mode="eval").body
-    except (SyntaxError, ValueError) as error:
+    except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
         raise PolicyError(
-            f"Cannot read the options of {spec!r}; write key=value pairs with commas between them."
+            f"Cannot read the options of {brief(spec)}; write key=value pairs with commas between them."
         ) from error
     if (
         not isinstance(call, ast.Call)
@@ -232,18 +240,20 @@ def _options(spec: str, brackets: str) -> dict[str, Any]:
         or call.args
         or any(keyword.arg is None for keyword in call.keywords)
     ):
-        raise PolicyError(f"The options of {spec!r} must be key=value pairs with commas between.")
+        raise PolicyError(
+            f"The options of {brief(spec)} must be key=value pairs with commas between."
+        )
     options: dict[str, Any] = {}
     for keyword in call.keywords:
         key = keyword.arg or ""
-        if isinstance(keyword.value, ast.Name | ast.Call):
-            options[key] = ast.unparse(keyword.value)
-            continue
         try:
-            options[key] = ast.literal_eval(keyword.value)
-        except ValueError as error:
+            if isinstance(keyword.value, ast.Name | ast.Call):
+                options[key] = ast.unparse(keyword.value)
+            else:
+                options[key] = ast.literal_eval(keyword.value)
+        except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError) as error:
             raise PolicyError(
-                f"The value of {key!r} in {spec!r} must be a plain number, text, True, False, "
+                f"The value of {key!r} in {brief(spec)} must be a plain number, text, True, False, "
                 "None or a tuple of these."
             ) from error
     return options

@@ -7,15 +7,16 @@ The dashboard builds its controls, and the CLI its listing, from what `describe`
 from __future__ import annotations
 
 import dataclasses
-import math
 import types
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
+from hermes_lab.brief import brief
 from hermes_lab.errors import PolicyError
 
 T = TypeVar("T")
+_LARGEST = 2**62  # of numbers that a field takes; ids and sizes are integers of 64 bits
 
 
 def setting(
@@ -144,7 +145,7 @@ def validate(instance: Any, policy: str) -> None:
         fits = info.choices is None or value in info.choices
         if not (fits and matches(value, info.annotation) and _within(value, info)):
             raise PolicyError(
-                f"Field {info.name!r} of policy {policy!r} takes {info.takes}, got {value!r}."
+                f"Field {info.name!r} of policy {policy!r} takes {info.takes}, got {_shown(value)}."
             )
 
 
@@ -182,10 +183,16 @@ def _within(value: Any, info: FieldInfo) -> bool:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return True
     return (
-        math.isfinite(value)
+        abs(value) < _LARGEST  # infinite and NaN are not
         and (info.minimum is None or value >= info.minimum)
         and (info.maximum is None or value <= info.maximum)
     )
+
+
+def _shown(value: Any) -> str:
+    """A value in a sentence; Python writes out no number of thousands of digits."""
+    huge = type(value) is int and abs(value) >= _LARGEST
+    return "a number beyond all sizes" if huge else brief(value)
 
 
 def _tuples(value: list[Any]) -> tuple[Any, ...]:

@@ -24,6 +24,7 @@ from typing import Any, Literal, cast, get_args
 
 from hermes_lab.brief import Brief
 from hermes_lab.errors import RecordingError, nearest
+from hermes_lab.files import parse_json
 from hermes_lab.recording.checks import (
     Check,
     anything,
@@ -187,12 +188,7 @@ class Manifest(Brief):
         Raises:
             RecordingError: not a recording, written by a newer version, or damaged.
         """
-        try:
-            raw: Any = json.loads(written)
-        except (ValueError, RecursionError) as error:
-            raise RecordingError(
-                f"{MANIFEST} of {str(folder)!r} is not valid JSON ({error}); restore it from a copy."
-            ) from error
+        raw = parse_json(written, f"{MANIFEST} of {str(folder)!r}", RecordingError)
         if not isinstance(raw, dict) or cast(dict[str, Any], raw).get("format") != FORMAT:
             raise RecordingError(
                 f"{str(folder)!r} is not a recording: its {MANIFEST} was not written by HERMES Lab."

@@ -6,16 +6,18 @@ checkpoint, the whole state before its step; from there on everything can be rea
 
 from __future__ import annotations
 
-import stat
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from hermes_lab.errors import RecordingError
+from hermes_lab.files import read_text
 from hermes_lab.recording.format import MANIFEST, PARTS, Manifest, PartKind, parse_part_name
 from hermes_lab.recording.owner import in_use
 from hermes_lab.recording.parts import DamagedPartError, Part
 
+MOST_MANIFEST_BYTES = 2**24
 RecordingStatus = Literal["open", "interrupted", "finished", "aborted"]
 
 
@@ -160,18 +162,9 @@ def read_manifest(folder: Path) -> Manifest:
     if not folder.is_dir():
         raise RecordingError(f"There is no recording folder {str(folder)!r}; check the path.")
     path = folder / MANIFEST
-    try:
-        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for
-            raise RecordingError(
-                f"{MANIFEST} of {str(folder)!r} is not a file; restore it from a copy."
-            )
-        text = path.read_text("utf-8")
-    except FileNotFoundError as error:
-        raise RecordingError(
-            f"{str(folder)!r} is not a recording: it has no {MANIFEST}."
-        ) from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecordingError(f"{MANIFEST} of {str(folder)!r} cannot be read ({error}).") from error
+    if not os.path.lexists(path):
+        raise RecordingError(f"{str(folder)!r} is not a recording: it has no {MANIFEST}.")
+    text = read_text(path, at_most=MOST_MANIFEST_BYTES, links=False, error=RecordingError)
     return Manifest.from_json(text, folder)
 
 
@@ -182,6 +175,10 @@ def event_parts(folder: Path) -> list[tuple[int, PartKind, Path]]:
         RecordingError: the folder cannot be read.
     """
     parts = folder / PARTS
+    if parts.is_symlink():
+        raise RecordingError(
+            f"{parts} is a link, which is not followed here; put the folder itself there."
+        )
     try:
         named = [(parse_part_name(path.name), path) for path in parts.iterdir()]
     except (FileNotFoundError, NotADirectoryError):

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import stat
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,11 +15,15 @@ import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from hermes_lab.brief import Brief
+from hermes_lab.brief import Brief, bytes_text
+from hermes_lab.errors import LabError
+from hermes_lab.files import check_file, parse_json, replacing
 from hermes_lab.recording.checks import wrong_in_part
-from hermes_lab.recording.format import TEMPORARY_SUFFIX, parse_part_name
+from hermes_lab.recording.format import parse_part_name
 
 Array = npt.NDArray[Any]
+MOST_PART_BYTES = 2**32
+"""Of a part that is read; half of it is written at most."""
 
 
 class DamagedPartError(Exception):
@@ -29,35 +31,25 @@ class DamagedPartError(Exception):
 
 
 def write_whole(path: Path, data: bytes, *, durable: bool = True) -> None:
-    """Write a file so that it is there complete or not at all, whatever happens to the process.
-
-    Args:
-        durable: wait until the disk has it, so that this also holds when the power fails.
+    """As `hermes_lab.files.write_whole`, into a folder that is there and may hold a hundred thousand parts.
 
     Raises:
         OSError: the disk is full or refuses; nothing is left behind.
     """
-    temporary = path.with_name(f".{path.name}{TEMPORARY_SUFFIX}")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            if durable:
-                os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with replacing(path, durable=durable, tidy=False) as temporary:
+        temporary.write_bytes(data)
 
 
 def pack(record: Mapping[str, Any], tensors: Mapping[str, Array]) -> bytes:
     """The bytes of a part: arrays as safetensors, `record` as JSON in the header, and a checksum of both.
 
     Raises:
-        TypeError, ValueError: `record` cannot be written as JSON.
+        TypeError, ValueError: `record` cannot be written as JSON, or the part would be larger than any that is read.
     """
     text = json.dumps(record, separators=(",", ":"))
     dense = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
+    if sum(array.nbytes for array in dense.values()) + len(text) > MOST_PART_BYTES // 2:
+        raise ValueError(f"a part of more than {bytes_text(MOST_PART_BYTES // 2)}")
     return save(dense, {"record": text, "crc32": str(_checksum(text, dense))})
 
 
@@ -86,10 +78,13 @@ class Part(Brief):
                 short.
         """
         try:
-            _check_regular(path)
+            check_file(path, at_most=MOST_PART_BYTES, links=False)
             with safe_open(path, framework="np") as file:
-                metadata = file.metadata() or {}
-                part = cls(path, json.loads(metadata["record"]), frozenset(file.keys()))
+                text = (file.metadata() or {})["record"]
+                names = frozenset(file.keys())
+            part = cls(path, parse_json(text, "its record"), names)
+        except LabError as error:
+            raise DamagedPartError(str(error).rstrip(".")) from error
         except _UNREADABLE as error:
             raise DamagedPartError(f"{type(error).__name__}: {error}") from error
         _, kind = parse_part_name(path.name) or (0, "")
@@ -130,16 +125,6 @@ class Part(Brief):
         except _UNREADABLE as error:
             raise DamagedPartError(f"{type(error).__name__}: {error}") from error
         return metadata.get("crc32") == str(_checksum(metadata.get("record", ""), tensors))
-
-
-def _check_regular(path: Path) -> None:
-    """Opening a pipe would wait for ever.
-
-    Raises:
-        OSError: nothing there, or no file.
-    """
-    if not stat.S_ISREG(path.stat().st_mode):
-        raise OSError("it is not a file")
 
 
 # safetensors and numpy raise what they like on bytes that make no sense

@@ -8,12 +8,12 @@ alone: a Ctrl-C ends the wait for a write, never the write itself.
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
+from hermes_lab.files import sync
 from hermes_lab.recording.parts import write_whole
 
 T = TypeVar("T")
@@ -88,7 +88,7 @@ class Syncer:
             return
         path, _ = self.unsure
         try:
-            _sync(path)
+            sync(path)
             self.unsure = None
         except OSError as error:
             _LOG.debug("%s was not kept and will be written again: %s", path, error)
@@ -111,11 +111,3 @@ def _done(work: Callable[[], T]) -> Future[T]:
     except BaseException as error:
         future.set_exception(error)
     return future
-
-
-def _sync(path: Path) -> None:
-    file = os.open(path, os.O_RDWR)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)

@@ -56,5 +56,7 @@ def decode_thumbnail(part: Part, frame: int) -> Picture:
     index = part.record["frames"].index(frame)
     jpeg, offsets = part.read("jpeg", "offsets")
     data = jpeg[offsets[index] : offsets[index + 1]].tobytes()
-    with Image.open(io.BytesIO(data)) as image:
+    with Image.open(io.BytesIO(data), formats=["JPEG"]) as image:
+        if max(image.size) > MAX_SIDE_PIXELS:
+            raise ValueError(f"a thumbnail of {image.width} x {image.height} pixels")
         return np.asarray(image.convert("RGB"))

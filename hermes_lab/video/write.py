@@ -17,6 +17,7 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import Colorspace
 
 from hermes_lab.errors import VideoError
+from hermes_lab.files import replacing
 from hermes_lab.processes import sweep
 from hermes_lab.video.arrays import PictureLike, as_rgb
 from hermes_lab.video.demux import reason
@@ -50,18 +51,15 @@ def write(
     if muxer is None:
         raise VideoError(f"{target} cannot be written: name it {', '.join(_MUXERS)}.")
     sweep(target)
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
     options = {"movflags": "+faststart"} if muxer != "matroska" else {}
     try:
-        with closing(
-            av.open(os.fspath(part), mode="w", format=muxer, options=options)
-        ) as container:
+        with (
+            replacing(target, durable=False, tidy=False) as part,
+            closing(av.open(os.fspath(part), mode="w", format=muxer, options=options)) as container,
+        ):
             _encode(container, frames, Fraction(fps).limit_denominator(100_000), crf)
-        os.replace(part, target)
     except (FFmpegError, OSError) as error:
         raise VideoError(f"{target} cannot be written: {reason(error)}.") from error
-    finally:
-        part.unlink(missing_ok=True)
     return target
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import io
 import json
 import os
 import subprocess
@@ -18,8 +17,7 @@ import numpy as np
 import pytest
 
 from hermes_lab.errors import RecordingError
-from hermes_lab.recording import Manifest, Recording, RecordingWriter, diff, syncing
-from hermes_lab.recording import parts as parts_module
+from hermes_lab.recording import Manifest, Recording, RecordingWriter, diff
 from tests.recording_streams import Stream, differences, manifest
 
 
@@ -45,17 +43,17 @@ def full_disk(monkeypatch: pytest.MonkeyPatch, where: str, code: int = errno.ENO
     def refuse(*_: Any) -> Any:
         raise OSError(code, os.strerror(code))
 
-    class HalfWritten(io.FileIO):
-        def write(self, data: Any) -> int:
-            super().write(data[: len(data) // 2])
-            return refuse()
+    def half_written(path: Path, data: bytes) -> int:
+        with path.open("wb") as file:
+            file.write(data[: len(data) // 2])
+        return refuse()
 
     if where == "open":
-        monkeypatch.setattr(parts_module, "open", refuse, raising=False)
+        monkeypatch.setattr(Path, "write_bytes", refuse)
     elif where == "write":
-        monkeypatch.setattr(parts_module, "open", HalfWritten, raising=False)
+        monkeypatch.setattr(Path, "write_bytes", half_written)
     else:
-        monkeypatch.setattr(parts_module.os, where, refuse)
+        monkeypatch.setattr(os, where, refuse)
 
 
 @pytest.mark.parametrize("where", ["open", "write", "replace"])
@@ -105,7 +103,7 @@ def test_a_disk_that_fills_between_pictures_and_numbers_leaves_neither(
             raise OSError(errno.ENOSPC, "No space left on device")
         rename(source, target)
 
-    monkeypatch.setattr(parts_module.os, "replace", refuse_steps)
+    monkeypatch.setattr(os, "replace", refuse_steps)
     with pytest.raises(RecordingError, match="disk is full"):
         writer.write_step(snapshot, table, [np.zeros((8, 8, 3), np.uint8)] * 2)
     assert files(tmp_path / "run") == before
@@ -120,7 +118,7 @@ def test_a_disk_that_refuses_late_is_told_once_and_the_recording_can_go_on(
     (first, table), (second, longer), *_ = Stream().play(2)
     writer = RecordingWriter(tmp_path / "run", manifest())
     with monkeypatch.context() as patch:
-        patch.setattr(syncing.os, "fsync", refuse)
+        patch.setattr(os, "fsync", refuse)
         writer.write_step(first, table)
         with pytest.raises(RecordingError, match=r"Cannot record .*Input/output error"):
             writer.write_step(second, longer)
@@ -134,7 +132,7 @@ def test_finishing_waits_for_the_disk_and_lets_its_thread_go(
 ) -> None:
     synced: list[int] = []
     fsync = os.fsync
-    monkeypatch.setattr(syncing.os, "fsync", lambda file: (fsync(file), synced.append(file)))
+    monkeypatch.setattr(os, "fsync", lambda file: (fsync(file), synced.append(file)))
     (first, table), *_ = Stream().play(1)
     with RecordingWriter(tmp_path / "run", manifest()) as writer:
         writer.write_step(first, table)
