@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,10 +10,14 @@ from pathlib import Path
 from analysis import codec, page
 from analysis.claims import Finding, Verdict
 from analysis.result import ChecklistItem, StudyResult, checklist
+from hermes_lab.brief import brief
 from hermes_lab.errors import LabError
-from hermes_lab.files import write_text
+from hermes_lab.files import read_text, write_text
 
 FORMAT = "hermes-lab-report/1"
+MOST_BYTES = 2**28
+"""Of a report's JSON; a full one of all studies has a few MB."""
+_WORD = re.compile(r"[A-Za-z0-9][\w-]{0,99}", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -88,7 +93,12 @@ def build(
 
 
 def write(report: StudyReport, folder: Path) -> None:
-    """Write `report.html`, `report.json`, `summary.md` and `tables/STUDY/TABLE.csv`, each file whole."""
+    """Write `report.html`, `report.json`, `summary.md` and `tables/STUDY/TABLE.csv`, each file whole.
+
+    Raises:
+        LabError: as for `check_names`, or a file cannot be written.
+    """
+    check_names(report)
     for study in report.studies:
         for table in study.tables:
             write_text(folder / "tables" / study.study / f"{table.name}.csv", table.csv())
@@ -103,15 +113,25 @@ def read(path: Path) -> StudyReport:
     Raises:
         LabError: there is none, or it is damaged.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise LabError(f"There is no report at {path}; run `hermes-lab study all`.") from error
-    except UnicodeDecodeError as error:
-        raise LabError(
-            f"The report is not valid JSON: {error.reason} at byte {error.start}."
-        ) from error
-    return codec.loads(StudyReport, text)
+    if not path.exists():
+        raise LabError(f"There is no report at {path}; run `hermes-lab study all`.")
+    report = codec.loads(StudyReport, read_text(path, at_most=MOST_BYTES))
+    check_names(report)
+    return report
+
+
+def check_names(report: StudyReport) -> None:
+    """Names of studies and tables become names of files and parts of addresses: they must be words.
+
+    Raises:
+        LabError: one of them is not.
+    """
+    for study in report.studies:
+        for name in (study.study, *(table.name for table in study.tables)):
+            if not _WORD.fullmatch(name):
+                raise LabError(
+                    f"{brief(name)} is no name of a study or table: a name has letters, digits, - and _ only."
+                )
 
 
 # --- words -----------------------------------------------------------------------------------------------

@@ -20,7 +20,9 @@ from torch import nn
 from analysis.arrays import Arrays
 from analysis.codec import to_plain
 from hermes_lab.errors import LabError
-from hermes_lab.files import why, write_whole
+from hermes_lab.files import check_file, why, write_whole
+
+_LARGEST = 2**32  # bytes of a file of results
 
 
 @dataclass(frozen=True)
@@ -64,9 +66,19 @@ class Store:
     def read(path: Path) -> Arrays | None:
         """The arrays of a file; None where it is missing or not readable."""
         try:
+            check_file(path, at_most=_LARGEST)
             with np.load(path, allow_pickle=False) as file:
                 return {name: file[name] for name in file.files}
-        except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error):
+        except (
+            LabError,
+            OSError,
+            ValueError,
+            EOFError,
+            RuntimeError,
+            MemoryError,
+            zipfile.BadZipFile,
+            zlib.error,
+        ):
             return None  # whatever a damaged archive says; that nothing can be written either is told then
 
 

@@ -147,3 +147,79 @@ def test_trying_a_folder_makes_it_and_leaves_nothing_in_it(tmp_path: Path) -> No
     (tmp_path / "file").touch()
     with pytest.raises(LabError, match=r"^The folder .*file cannot be written: File exists"):
         files.try_folder(tmp_path / "file")
+
+
+# --- files of others ------------------------------------------------------------------------------
+def test_a_file_of_others_is_read_whole(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_bytes('\ufeff{"a": [1, "λ"]}'.encode())
+    assert files.read_json(path, at_most=100) == {"a": [1, "λ"]}
+    (tmp_path / "link").symlink_to(path)
+    assert files.read_text(tmp_path / "link", at_most=100).startswith("{")
+
+
+def test_what_is_no_file_is_never_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("/dev/zero")
+    (tmp_path / "nowhere").symlink_to("nothing")
+    (tmp_path / "file").touch()
+    told = {
+        "pipe": "it is a pipe", "link": "it is a device", ".": "it is a folder", "none": "There is no file",
+        "nowhere": "There is no file", "file/x": "There is no file", "a\0b": "There is no file",
+        TOO_LONG: "cannot be read: File name too long",
+    }  # fmt: skip
+    for name, sentence in told.items():
+        with pytest.raises(ModelError, match=sentence):
+            files.read_bytes(tmp_path / name, at_most=10, error=ModelError)
+
+
+def test_links_are_refused_where_nobody_needs_them(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("{}")
+    (tmp_path / "link").symlink_to("secret")
+    with pytest.raises(LabError, match=r"link is a link, which is not followed here"):
+        files.read_json(tmp_path / "link", at_most=100, links=False)
+    assert files.read_json(tmp_path / "secret", at_most=100, links=False) == {}
+
+
+def test_a_flood_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "flood.json"
+    with path.open("wb") as file:
+        file.truncate(10**13)  # takes no room on the disk
+    with pytest.raises(LabError, match=r"is larger than the 1\.0 MiB that such a file may have"):
+        files.read_json(path, at_most=2**20)
+    path.write_bytes(b"12345")
+    with pytest.raises(LabError, match="is larger than the 4 B"):
+        files.read_bytes(path, at_most=4)
+    with pytest.raises(LabError, match="is larger than the 100 B"):  # whose size says 0
+        files.read_bytes(Path("/proc/self/environ"), at_most=100)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000, "[" * 65 + "]" * 65])
+def test_depth_is_bounded(text: str, tmp_path: Path) -> None:
+    with pytest.raises(LabError, match="nested more than 64 levels deep"):
+        files.parse_json(text, "it")
+    assert files.parse_json("[" * 64 + "]" * 64, "it")
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b"\xff\xfe", b"9" * 5000, b'{"a": 1} x'])
+def test_damaged_text_is_a_sentence(data: bytes, tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_bytes(data)
+    with pytest.raises(LabError, match=r"a\.json is not (valid JSON|text in UTF-8)") as refused:
+        files.read_json(tmp_path / "a.json", at_most=10_000)
+    assert "\n" not in str(refused.value)
+
+
+# --- writing whole --------------------------------------------------------------------------------
+def test_a_block_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "result"
+    files.write_whole(path, b"old")
+
+    def fail() -> None:
+        with files.replacing(path) as temporary:
+            temporary.write_bytes(b"half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+    assert path.read_bytes() == b"old"
+    assert list(path.parent.iterdir()) == [path]
