@@ -33,6 +33,10 @@ class RecordingError(LabError):
     """A recording cannot be written or read."""
 
 
+class OutOfMemoryError(LabError, MemoryError):
+    """Something did not fit into the memory of the machine or of a device; what was begun is undone."""
+
+
 def nearest(name: object, known: Iterable[str], listed_by: str | None = None) -> str:
     """Say which known names are nearest to a misspelt one, as the tail of an error sentence.
 

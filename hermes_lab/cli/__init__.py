@@ -28,6 +28,7 @@ from hermes_lab.cli import (
 )
 from hermes_lab.cli.sink import ReaderLeft
 from hermes_lab.errors import LabError
+from hermes_lab.memory import asked_for, is_out_of_memory
 
 READER_LEFT = 141  # as a shell reports a program whose reader left: 128 + SIGPIPE
 INTERRUPTED = 130  # likewise of Ctrl-C: 128 + SIGINT
@@ -111,6 +112,9 @@ def _answered(arguments: Sequence[str] | None) -> int:
             raise ReaderLeft from end
         raise
     except Exception as error:
+        if is_out_of_memory(error) and not os.environ.get("HERMES_LAB_DEBUG"):
+            console.fail(_no_room(error))
+            return 2
         show_usage = getattr(error, "format_message", None)
         if show_usage is None:
             raise
@@ -127,6 +131,13 @@ def _sentence(error: LabError | OSError) -> str:
     reason = error.strerror or str(error) or type(error).__name__
     what = error.filename or "Something that was to be read or written"
     return f"{what} cannot be used: {reason}."
+
+
+def _no_room(error: BaseException) -> str:
+    return (
+        f"The command did not fit into memory{asked_for(error)}: give it fewer or smaller frames, a smaller budget or a "
+        "smaller model, or load the model with --dtype bfloat16."
+    )
 
 
 def entry() -> None:

@@ -17,6 +17,7 @@ from transformers import (
 
 from hermes_lab.errors import ModelError, nearest
 from hermes_lab.files import is_folder, looked_up, named
+from hermes_lab.memory import is_out_of_memory, within_memory
 from hermes_lab.models.base import Adapter
 from hermes_lab.models.device import check_device
 from hermes_lab.models.registry import FamilyInfo as FamilyInfo
@@ -30,6 +31,7 @@ from hermes_lab.models.untrusted import (
 )
 from hermes_lab.pocket.shipped import names, shipped_path
 
+_SMALLER = "choose a smaller one, load it with dtype='bfloat16', or give another device"
 _TEMPLATE_FILES = ("chat_template.json", "processor_config.json")
 _NEEDED = (
     ("config.json", "config.json"),
@@ -58,17 +60,30 @@ def load(
         local_files_only: never ask the hub.
 
     Raises:
-        ModelError: unknown name, unsupported family, or a checkpoint that is incomplete or damaged.
+        ModelError: unknown name, unsupported family, or a checkpoint that is incomplete, damaged or asks for too much.
+        OutOfMemoryError: it does not fit.
     """
     if device is not None and device_map is not None:
         raise ModelError("Give either a device or a device_map, not both.")
     if device is not None:
         check_device(device)
     source = Source(_resolve(name), {"revision": revision, "local_files_only": local_files_only})
+    with within_memory(f"The model {name}", _SMALLER):
+        return _adapter(str(name), source, dtype, device, device_map)
+
+
+def _adapter(
+    name: str,
+    source: Source,
+    dtype: str | torch.dtype,
+    device: str | None,
+    device_map: str | Mapping[str, Any] | None,
+) -> Adapter:
+    """Look at a checkpoint, then load it."""
     if source.is_folder:
         check_folder(Path(source.name))
     settings = checked_settings(_read_config(source), f"The config.json of {source}")
-    adapter = adapter_class(str(name), settings.get("model_type"))
+    adapter = adapter_class(name, settings.get("model_type"))
     check_vocabulary(source)
     config = _config(source, settings)
     model = _load_model(source, config, settings, dtype, device_map)
@@ -76,6 +91,8 @@ def load(
         try:
             model.to(device)
         except (RuntimeError, AssertionError) as error:
+            if is_out_of_memory(error):
+                raise
             raise ModelError(
                 f"The model cannot be moved to device {device!r}: {first_line(error)}"
             ) from error
@@ -83,8 +100,8 @@ def load(
         model=model.eval().requires_grad_(False),
         tokenizer=_load_tokenizer(source, config),
         image_settings=_load_settings(source),
-        name=str(name),
-        revision=revision or getattr(model.config, "_commit_hash", None),
+        name=name,
+        revision=source.hub["revision"] or getattr(model.config, "_commit_hash", None),
     )
 
 
@@ -187,6 +204,8 @@ def _load_model(
             **source.hub,
         )
     except Exception as error:  # damaged files surface as many types, safetensors' own among them
+        if is_out_of_memory(error):
+            raise
         raise ModelError(
             f"The weights of {source} cannot be loaded: {first_line(error)}"
         ) from error

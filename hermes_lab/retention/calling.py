@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from hermes_lab.errors import LabError, PolicyError
+from hermes_lab.memory import is_out_of_memory
 from hermes_lab.policies.base import Arrival, LayerView, Policy, RecallView
 
 Answer = TypeVar("Answer")
@@ -93,7 +94,7 @@ def call(
         own = next(kind for kind in type(error).__mro__ if kind.__module__ == LabError.__module__)
         raise own(told(str(error))) from error
     except Exception as error:
-        if _is_out_of_memory(error):
+        if is_out_of_memory(error):
             raise
         raise PolicyError(
             f"Policy {name_of(policy)!r} failed in {method}(){at(layer)}: {_described(error)}. "
@@ -122,14 +123,6 @@ def _described(error: Exception) -> str:
     except Exception:  # an exception that cannot say what it is
         line = ""
     return f"{type(error).__name__}: {line}" if line else type(error).__name__
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    # torch has no type of its own for the CPU and for some accelerators
-    text = str(error) if isinstance(error, RuntimeError) else ""
-    return "can't allocate memory" in text or "out of memory" in text
 
 
 def expect(

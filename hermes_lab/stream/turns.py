@@ -8,7 +8,12 @@ from collections.abc import Callable
 from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
 from hermes_lab.errors import LabError
+from hermes_lab.memory import within_memory
 
+_ADVICE = (
+    "nothing was changed and the session can go on; feed fewer frames at once, or smaller ones, give the policy a "
+    "smaller budget, or load the model with dtype='bfloat16'"
+)
 T = TypeVar("T")
 P = ParamSpec("P")
 
@@ -56,10 +61,11 @@ S = TypeVar("S", bound=HasTurns)
 
 
 def turn(method: Callable[Concatenate[S, P], T]) -> Callable[Concatenate[S, P], T]:
-    """A method that is one turn of its object."""
+    """A method that is one turn of its object; whatever does not fit into memory is told in a sentence."""
 
     @functools.wraps(method)
     def taken(self: S, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return self.turns.take(method.__name__, lambda: method(self, *args, **kwargs))
+        with within_memory(f"What session.{method.__name__}() needed", _ADVICE):
+            return self.turns.take(method.__name__, lambda: method(self, *args, **kwargs))
 
     return taken
