@@ -43,10 +43,11 @@ test: $(VENV)/.dev  ## run all tests but those that drive a browser
 browser: $(VENV)/.dev  ## drive the dashboard in a headless Chromium (apt install chromium, or CHROMIUM=/path)
 	$(TEST_ENV) $(BIN)/python -m pytest tests/browser $(PYTEST)
 
-check: $(VENV)/.dev  ## lint, formatting and types
+check: $(VENV)/.dev  ## lint, formatting, types and the arrows between rooms
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/lint-imports --no-logo
 
 format: $(VENV)/.dev  ## rewrite files in the house format
 	$(BIN)/ruff check --fix .
