@@ -1,4 +1,4 @@
-"""Whether a device can be used, said before a model's weights are read."""
+"""Which device a model goes to, and whether it can be used, said before any weights are read."""
 
 from __future__ import annotations
 
@@ -10,6 +10,11 @@ _INSTALL = (
     "install the CUDA build with `pip install --force-reinstall torch` (on Windows, with the command that "
     "https://pytorch.org/get-started names)"
 )
+
+
+def default_device() -> str | None:
+    """Where a model goes when nobody says so: a CUDA GPU when there is one; None: where transformers puts it."""
+    return "cuda" if torch.cuda.is_available() else None
 
 
 def check_device(device: str) -> None:

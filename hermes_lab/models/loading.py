@@ -19,7 +19,7 @@ from hermes_lab.errors import ModelError, nearest
 from hermes_lab.files import is_folder, looked_up, named
 from hermes_lab.memory import is_out_of_memory, within_memory
 from hermes_lab.models.base import Adapter
-from hermes_lab.models.device import check_device
+from hermes_lab.models.device import check_device, default_device
 from hermes_lab.models.registry import FamilyInfo as FamilyInfo
 from hermes_lab.models.registry import adapter_class, families
 from hermes_lab.models.source import Source, check_folder, first_line
@@ -54,7 +54,8 @@ def load(
     Args:
         name: a shipped model's name ("pocket"), a local folder, or a hub id.
         dtype: "auto" (the checkpoint's own), a dtype, or its name, such as "bfloat16".
-        device: where the whole model goes; not together with `device_map`.
+        device: where the whole model goes, not together with `device_map`; None: a CUDA GPU when there is one. What
+            is quantised stays where its library puts it.
         device_map: passed to transformers (needs the accelerate package).
         revision: branch, tag or commit of a hub id.
         local_files_only: never ask the hub.
@@ -67,6 +68,8 @@ def load(
         raise ModelError("Give either a device or a device_map, not both.")
     if device is not None:
         check_device(device)
+    elif device_map is None:
+        device = default_device()
     source = Source(_resolve(name), {"revision": revision, "local_files_only": local_files_only})
     with within_memory(f"The model {name}", _SMALLER):
         return _adapter(str(name), source, dtype, device, device_map)
@@ -87,7 +90,7 @@ def _adapter(
     check_vocabulary(source)
     config = _config(source, settings)
     model = _load_model(source, config, settings, dtype, device_map)
-    if device is not None:
+    if device is not None and getattr(model, "quantization_method", None) is None:
         try:
             model.to(device)
         except (RuntimeError, AssertionError) as error:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 import torch
+from transformers import LlavaOnevisionForConditionalGeneration
 
 from hermes_lab import load
 from hermes_lab.errors import ModelError
@@ -57,3 +61,29 @@ def test_apple_gpus_are_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_it_is_said_before_the_model_is_looked_for() -> None:
     with pytest.raises(ModelError, match="no such device"):
         load("there-is-no-such-model", device="gpu")
+
+
+@pytest.mark.parametrize(
+    ("present", "given", "goes_to"),
+    [
+        (True, {}, ["cuda"]),
+        (False, {}, []),
+        (True, {"device": "cpu"}, ["cpu"]),
+        (True, {"device_map": "cpu"}, []),
+    ],
+    ids=["a GPU is used without being told", "none is there", "kept off it", "a map decides"],
+)
+def test_where_a_model_goes(
+    monkeypatch: pytest.MonkeyPatch,
+    checkpoint: Callable[..., Path],
+    present: bool,
+    given: dict[str, str],
+    goes_to: list[str],
+) -> None:
+    folder, moved = checkpoint("llava_onevision"), []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: present)
+    monkeypatch.setattr(
+        LlavaOnevisionForConditionalGeneration, "to", lambda model, device: moved.append(device)
+    )
+    load(folder, **given)
+    assert moved == goes_to
