@@ -15,8 +15,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-from hermes_lab.alike import alike
 from hermes_lab.codec import Codec
+from hermes_lab.engine.batches import batches
 from hermes_lab.engine.cursor import Cursor
 from hermes_lab.frozen import Frozen
 
@@ -121,10 +121,10 @@ class LayerState:
 def select_layers(
     states: Sequence[LayerState], indices: Sequence[Int[Tensor, "_head _kept"]]
 ) -> list[LayerState]:
-    """`LayerState.select` of many layers; ids and positions of layers that are alike are gathered together."""
+    """`LayerState.select` of many layers; ids and positions of layers of one shape are gathered together."""
     chosen = list(states)
     keys = [(s.ids.shape, s.positions.shape, i.shape) for s, i in zip(states, indices, strict=True)]
-    for layers in alike(keys):
+    for layers in batches(keys):
         first, index = states[layers[0]], indices[layers[0]]
         heads, axes = max(index.shape[0], first.ids.shape[0]), first.positions.shape[1]
         at = torch.stack([indices[n].expand(heads, -1) for n in layers])

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from hermes_lab.alike import alike
+from hermes_lab.engine.batches import batches
 from hermes_lab.engine.cache import LayerState, StreamCache
 from hermes_lab.engine.hooks import HookBoard
 from hermes_lab.errors import ModelError, PolicyError
@@ -25,7 +25,7 @@ _LARGER: Mapping[torch.dtype, str] = {
 
 def all_finite(*tensors: Float[Tensor, ...]) -> bool:
     """Whether there is no NaN and no infinity in any of the tensors; one pass over those of a type."""
-    for group in alike((t.dtype, t.device) for t in tensors):
+    for group in batches((t.dtype, t.device) for t in tensors):
         one = tensors[group[0]]
         joined = one if len(group) == 1 else torch.cat([tensors[n].flatten() for n in group])
         if joined.numel():

@@ -183,7 +183,7 @@ class Engine:
     def place(
         self, states: Sequence[LayerState], segment: Segment, dtype: torch.dtype
     ) -> tuple[list[Tensor], list[Tables], list[Cursor | None]]:
-        """Positions, tables and following cursors of new tokens, per layer; layers that stand alike share them."""
+        """Positions, tables and following cursors of new tokens, per layer; layers that go on from the same place share them."""
         placed: dict[Cursor, tuple[Tensor, Cursor]] = {}
         shared: dict[tuple[Cursor, str | None], Tables] = {}
         positions: list[Tensor] = []

@@ -1,4 +1,4 @@
-"""Apply checked plans to the cache: all layers that are alike at once, as far as tensors are small."""
+"""Apply checked plans to the cache: all layers of one shape at once, as far as tensors are small."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from hermes_lab.alike import alike
+from hermes_lab.engine.batches import batches
 from hermes_lab.engine.cache import Archive, LayerState, select_layers
 from hermes_lab.engine.cursor import Cursor
 from hermes_lab.errors import PolicyError
@@ -68,7 +68,7 @@ def apply(
 
 def _choices(plans: Sequence[LayerPlan], protected: int) -> list[_Choice]:
     found: dict[int, _Choice] = {}
-    for group in alike((p.kept.shape, p.ids.shape) for p in plans):
+    for group in batches((p.kept.shape, p.ids.shape) for p in plans):
         kept = torch.stack([plans[n].kept for n in group])
         ids = torch.stack([plans[n].ids for n in group])
         layers, heads, tokens = len(group), max(kept.shape[1], ids.shape[1]), ids.shape[2]

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from hermes_lab.alike import alike
+from hermes_lab.engine.batches import batches
 from hermes_lab.engine.cache import LayerState
 from hermes_lab.engine.finite import all_finite
 from hermes_lab.errors import PolicyError
@@ -180,7 +180,7 @@ def _columns(
 def copies(tensors: Sequence[Tensor]) -> list[Tensor]:
     """Copies that nobody else holds; those of one shape are made at once."""
     found: dict[int, Tensor] = {}
-    for group in alike((t.shape, t.dtype, t.device) for t in tensors):
+    for group in batches((t.shape, t.dtype, t.device) for t in tensors):
         found |= zip(group, torch.stack([tensors[n] for n in group]).unbind(), strict=True)
     return [found[n] for n in range(len(tensors))]
 
@@ -213,7 +213,7 @@ def _is_shaped(index: Tensor, layer: Candidates, most: int | None) -> bool:
 def _in_order(indices: Sequence[Tensor], layers: Sequence[Candidates]) -> bool:
     """Whether indices ascend between 0 and the number of tokens; layers of one shape are looked at together."""
     keys = [(i.shape, i.dtype, i.device, n.tokens) for i, n in zip(indices, layers, strict=True)]
-    for group in alike(keys):
+    for group in batches(keys):
         rows = torch.cat([indices[n] for n in group])
         if not rows.numel():
             continue

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from hermes_lab.alike import alike
+from hermes_lab.engine.batches import batches
 from hermes_lab.engine.cache import LayerState
 from hermes_lab.errors import PolicyError
 from hermes_lab.policies.base import LayerView, Merged, Policy, Scores, top_newest
@@ -158,7 +158,7 @@ def _arrays(scores: Sequence[Scores]) -> list[tuple[FloatArray, dict[str, FloatA
     """Copies of totals and terms of all layers; one transfer for all of a shape."""
     tensors = [value for s in scores for value in (s.total, *s.terms.values())]
     found: dict[int, FloatArray] = {}
-    for group in alike((t.shape, t.dtype, t.device) for t in tensors):
+    for group in batches((t.shape, t.dtype, t.device) for t in tensors):
         together = torch.stack([tensors[n] for n in group]).float().cpu().numpy()
         found |= zip(group, together, strict=True)
     arrays = iter(found[n] for n in range(len(tensors)))
@@ -200,10 +200,10 @@ def _merge(
 def _best(
     totals: Sequence[Float[Tensor, "_head _token"]], counts: Sequence[int]
 ) -> list[Int[Tensor, "_head _kept"]]:
-    """`Policy.select` as it is by default, of all layers that are alike at once: ranking knows rows, not layers."""
+    """`Policy.select` as it is by default, of all layers of one shape at once: ranking knows rows, not layers."""
     kept: list[Tensor] = [torch.empty(0)] * len(totals)
     keys = [(t.shape, t.dtype, t.device, n) for t, n in zip(totals, counts, strict=True)]
-    for layers in alike(keys):
+    for layers in batches(keys):
         together = top_newest(torch.cat([totals[n] for n in layers]), counts[layers[0]])
         for layer, rows in zip(layers, together.split(totals[layers[0]].shape[0]), strict=True):
             kept[layer] = rows

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from hermes_lab.alike import alike
+from hermes_lab.engine.batches import batches
 from hermes_lab.engine.cache import LayerState
 from hermes_lab.engine.forward import Engine
 from hermes_lab.policies.base import LayerView, Need, Policy
@@ -108,7 +108,7 @@ def _describe(stream: Standing, states: Sequence[LayerState], heads: int) -> lis
     ids = [s.ids[:, start:].expand(n, -1) for s, n in zip(states, rows, strict=True)]
     places = [s.positions[..., start:].expand(n, -1, -1) for s, n in zip(states, rows, strict=True)]
     found: list[dict[str, Any]] = [{} for _ in states]
-    for layers in alike((known.shape, known.device) for known in ids):
+    for layers in batches((known.shape, known.device) for known in ids):
         together = _Together(stream.table, torch.stack([ids[n] for n in layers]))
         positions = torch.stack([places[n] for n in layers]).unbind()
         for place, layer in enumerate(layers):

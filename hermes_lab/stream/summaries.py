@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from hermes_lab.engine.batches import batches
 from hermes_lab.engine.cache import LayerState
 from hermes_lab.errors import LabError
 from hermes_lab.snapshot import AttentionSummary, FloatArray, IntArray
@@ -74,7 +75,10 @@ class Summarizer:
         frame_mass = np.zeros((*shape, self._frames), np.float32)
         role_mass = np.zeros((*shape, len(Role)), np.float32)
         entropy, sink, age = (np.full(shape, np.nan, np.float32) for _ in range(3))
-        for layers in _alike(self._mass, self._ids):  # layers of one length are reduced together
+        known = sorted(self._ids)
+        shapes = ((self._mass[n].shape, self._ids[n].shape) for n in known)
+        for group in batches(shapes):  # layers of one length are reduced together
+            layers = [known[place] for place in group]
             where = np.array(layers)
             # [layer, token set, query head of the set, token]
             ids = torch.stack([self._ids[n] for n in layers]).cpu()
@@ -135,14 +139,6 @@ def _age_and_roles(
     summed = mass @ columns.transpose(2, 3)
     weighted, total = summed[..., 0], summed[..., 1]
     return torch.where(total > 0, weighted / total, float("nan")), summed[..., 2:]
-
-
-def _alike(mass: dict[int, Tensor], ids: dict[int, Tensor]) -> list[list[int]]:
-    """Layers grouped by the shapes of their rows and token sets."""
-    groups: dict[tuple[torch.Size, torch.Size], list[int]] = {}
-    for layer in sorted(ids):
-        groups.setdefault((mass[layer].shape, ids[layer].shape), []).append(layer)
-    return list(groups.values())
 
 
 def _bin(

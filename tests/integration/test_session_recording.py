@@ -17,7 +17,6 @@ from hermes_lab import StreamSession
 from hermes_lab.errors import RecordingError
 from hermes_lab.lab import Lab
 from hermes_lab.recording import Recording, RecordingWriter, syncing
-from hermes_lab.recording import parts as parts_module
 from hermes_lab.snapshot import Snapshot
 from hermes_lab.stream.recorder import MOST_DUE
 from tests.recording_streams import Stream, differences, manifest
@@ -53,7 +52,7 @@ def refusing(patch: pytest.MonkeyPatch, code: int = errno.ENOSPC) -> None:
     def refuse(*_: Any) -> None:
         raise OSError(code, os.strerror(code))
 
-    patch.setattr(parts_module.os, "replace", refuse)
+    patch.setattr(os, "replace", refuse)
 
 
 def test_steps_that_a_full_disk_refused_are_written_when_it_has_room_again(

@@ -1,4 +1,4 @@
-"""Layers that are alike decide together: what they keep is what each of them would keep alone."""
+"""Layers of one shape decide together: what they keep is what each of them would keep alone."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from hermes_lab.alike import alike
+from hermes_lab.engine.batches import batches
 from hermes_lab.engine.cache import LayerState, select_layers
 from hermes_lab.errors import PolicyError
 from hermes_lab.policies.base import LayerView, Merged, Policy, Scores
@@ -143,5 +143,5 @@ def test_ragged_layers_and_heads_are_gathered_as_one_by_one() -> None:
 
 
 def test_groups_keep_the_order_of_layers() -> None:
-    assert alike("abcab") == [[0, 3], [1, 4], [2]]
-    assert alike([]) == []
+    assert batches("abcab") == [[0, 3], [1, 4], [2]]
+    assert batches([]) == []
