@@ -76,7 +76,7 @@ def write_whole(path: Path, data: bytes, *, durable: bool = True) -> None:
 
 @contextmanager
 def replacing(path: Path, *, durable: bool = True, tidy: bool = True) -> Generator[Path]:
-    """The temporary file that whoever writes a file whole writes instead; it takes its place when the block ends well.
+    """A temporary file to write instead; it takes the file's place when the block ends well.
 
     Args:
         path, durable: as for `write_whole`.

@@ -3,7 +3,7 @@
     python scripts/measure_dashboard.py [--model pocket] [--seconds 20]
 
 First content: from starting the command to a painted strip. Views: different pictures of the strip painted a second,
-while a stream runs at 4 stream seconds a second and in the replay; those that the server sent (frames that came, chunks
+while a stream runs at 4 times the stream's speed and in the replay; those that the server sent (frames that came, chunks
 that were decided) are also counted alone, without the clock that the browser carries on between them. Busy share: the
 browser's main thread (CDP Performance.getMetrics, TaskDuration over the time that passed), by the clock and by
 processor time; the first counts it as busy while other programs hold its core. Page change: from the click to the other
@@ -67,7 +67,7 @@ def moving(page: Page, seconds: float, name: str) -> None:
 
 
 def one_hour(folder: Path) -> None:
-    """A recording of 3600 frames: 28 layers of 4 tokens a frame under a budget of 512."""
+    """A recording of 3600 frames: 28 layers of 4 tokens per frame under a budget of 512."""
     from hermes_lab.recording import RecordingWriter
     from hermes_lab.recording.format import ModelInfo
 
@@ -120,7 +120,7 @@ def main() -> int:
             settled(page, 120)
             page.get_by_role("button", name="Start", exact=True).click()
             page.wait_for_function("(window.__hermesStripDraws || 0) >= 8", timeout=PATIENCE_MS)
-            moving(page, options.seconds, "live at 4 stream seconds a second")
+            moving(page, options.seconds, "live at 4 times the stream's speed")
             page.context.close()
     print(f"load average after: {os.getloadavg()[0]:.1f}")
     return 0

@@ -49,7 +49,7 @@ def ttft(side: Side, marks: Sequence[int]) -> Section:
     times: dict[tuple[str, int], list[float]] = {key: [] for key in stands}
     order = random.Random(0)
     for _ in range(side.repeats + 1):
-        # in an order that changes: whoever comes behind a long cache finds the processor's caches full of it
+        # in an order that changes: a session that comes after one with a long cache finds the processor's caches full of it
         for key in order.sample(list(stands), len(stands)):
             times[key].append(stands[key].ask(QUESTION, max_new_tokens=1, attention=False).ttft_s)
             done += 1

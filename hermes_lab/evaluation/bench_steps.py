@@ -129,7 +129,7 @@ def recording(side: Side, chunk_frames: int = CHUNK_FRAMES) -> Section:
         (level, medians[level] * 1e3, medians[level] / medians["off"] - 1, sizes[level] / rounds / 1024)
         for level in levels
     )  # fmt: skip
-    columns = ("recording", "feed step ms", "extra", "KiB a step")
+    columns = ("recording", "feed step ms", "extra", "KiB per step")
     return Section(title, columns, rows, "Policy hermes; thumbnails not included.")
 
 

@@ -1,4 +1,4 @@
-"""Rendering the chat template of a checkpoint, which is a program of whoever made it.
+"""Rendering the chat template of a checkpoint, which is a program by its author.
 
 Jinja's sandbox keeps it from files and from Python; here it is kept from never ending and from eating all memory.
 """

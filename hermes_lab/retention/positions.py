@@ -1,6 +1,6 @@
 """Position rules: when and how the tokens that survived a decision are renumbered.
 
-keep        original positions for ever.
+keep        original positions, always.
 lazy        original positions; compacted only when the largest nears the model's limit (HERMES, App. E), and
             before a chunk that would cross it.
 eager       compacted after every decision, axis by axis (HERMES, App. E).

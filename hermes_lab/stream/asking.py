@@ -102,7 +102,7 @@ def texts(
     start: Callable[[], Iterator[tuple[int, Tensor]]],
     text: Callable[[list[int]], str],
 ) -> Iterator[str]:
-    """The answer so far, token by token; whoever has turns is free between two tokens.
+    """The answer so far, token by token; the session is free between two tokens.
 
     Args:
         start: begins to generate, in the first turn.

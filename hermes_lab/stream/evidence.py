@@ -96,7 +96,7 @@ def guide(run: Run, stream: StreamState, evidence: Evidence) -> list[AttentionSu
         prompts,
         _row_listener(run, evidence, collected),
         _query_listener(evidence) if Need.QUERIES in policy.needs else None,
-        # whoever records whole rows gets those of every layer
+        # a recording of whole rows has those of every layer
         reads=lambda name, layer: (
             run.record_level == "rows" or plain_answers.reads(policy, name, layer, engine.layers)
         ),

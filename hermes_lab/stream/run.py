@@ -30,11 +30,11 @@ class Run:
 
     Attributes:
         engine: runs the model.
-        board: hook points; whoever listens is heard in every pass.
+        board: hook points; hooks are called in every pass.
         frames_per_group: frames that the vision encoder takes together (2 for Qwen-VL).
         policy, positions: what is kept, and at which positions.
         system: system prompt instead of the model's own.
-        chunk_frames: how many frames a step is meant to take.
+        chunk_frames: how many frames one step is meant to take.
         seed: of every random choice.
         next_position: where new tokens go on: "counter" or "last_kept".
         keep_visual: whether every chunk stays as encoded, for replay.

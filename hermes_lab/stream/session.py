@@ -306,7 +306,7 @@ class StreamSession:
     def hooks(self, fwd_hooks: FwdHooks) -> Generator[StreamSession]:
         """Listen to, or edit, TransformerLens hook points inside the block (see `hermes_lab.engine.hooks`).
 
-        Hooks belong to the session: they hear whoever works on it, from whichever thread (see `alone`).
+        Hooks belong to the session: they are called for work from any thread (see `alone`).
         """
         with ExitStack() as heard:
             self.turns.take("hooks", lambda: heard.enter_context(self.board.hooks(fwd_hooks)))

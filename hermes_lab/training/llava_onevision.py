@@ -1,4 +1,4 @@
-"""`pocket`: LLaVA-OneVision, a SigLIP tower pooled to 16 tokens a frame and a Qwen2 decoder."""
+"""`pocket`: LLaVA-OneVision, a SigLIP tower pooled to 16 tokens per frame and a Qwen2 decoder."""
 
 from __future__ import annotations
 

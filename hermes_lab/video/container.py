@@ -87,7 +87,7 @@ class ContainerSource(FrameSource):
         said: list[str] = []
         if self._clockless:
             said.append(
-                f"{self.name} carries no times of its own: {1 / self._usual_s:.5g} frames a second are "
+                f"{self.name} carries no times of its own: {1 / self._usual_s:.5g} frames per second are "
                 "assumed."
             )
         if self._hdr is not None:

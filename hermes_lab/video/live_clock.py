@@ -1,7 +1,7 @@
 """Time of a live stream: its own stamps as long as they agree with the clock on the wall.
 
 Formats without stamps get some from FFmpeg at a rate that nobody measured, cameras send stamps that stand
-still or fall to zero, and encoders stamp 25 frames a second while they send five. What a live stream shows
+still or fall to zero, and encoders stamp 25 frames per second while they send five. What a live stream shows
 happens now, so the arrival of its frames says when, as soon as its stamps cannot be true.
 """
 
@@ -34,7 +34,7 @@ _DRIFT = 0.02
 _FASTEST = 4.0
 """A stream that has run ahead of the wall clock by this factor is a recording that is being sent, ..."""
 _MOST_PER_S = 65.0
-"""... as is one of more frames a second than cameras have."""
+"""... as is one of more frames per second than cameras have."""
 
 
 def is_clockless(format_name: str) -> bool:
@@ -80,7 +80,7 @@ class LiveClock:
         Args:
             raw_s: when it is shown by the stream's own clock; None: unknown.
             arrived_s: when it arrived, by a clock that runs evenly.
-            waited_s: how long the reader has waited for data since it began; whoever is too slow to
+            waited_s: how long the reader has waited for data since it began; a reader that is too slow to
                 wait learns nothing about the stream's speed.
         """
         if self.last_s is None:

@@ -151,7 +151,7 @@ def test_raw_motion_jpeg_opens(tmp_path: Path, suffix: str) -> None:
     assert [frame.time_s for frame in frames] == pytest.approx([n / 25 for n in range(60)])
     assert source.damage is None
     assert source.notes == (
-        f"cam.{suffix} carries no times of its own: 25 frames a second are assumed.",
+        f"cam.{suffix} carries no times of its own: 25 frames per second are assumed.",
     )
     assert numbers(video.open(clip, fps=1, start_s=0.4)) == [10, 35]
 

@@ -354,7 +354,7 @@ def test_a_file_in_a_format_without_times_plays_at_its_usual_rate(tmp_path: Path
         times = [frame.time_s for frame in source]
     assert times == pytest.approx([n / 25 for n in range(50)])
     assert not source.is_live
-    assert source.notes[0].endswith("no times of its own: 25 frames a second are assumed.")
+    assert source.notes[0].endswith("no times of its own: 25 frames per second are assumed.")
 
 
 def test_a_cut_connection_leaves_its_frames(tmp_path: Path) -> None:
