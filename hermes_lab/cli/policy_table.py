@@ -53,17 +53,17 @@ def policy_table() -> str:
 
 
 def _row(name: str) -> Row:
-    cls, fields = registry.policy_class(name), registry.info(name).fields
-    takes_policies = any("Policy" in field.type for field in fields)
-    ready = not any(field.required for field in fields)
+    cls, found = registry.policy_class(name), registry.info(name)
+    takes_policies = any("Policy" in field.type for field in found.fields)
+    ready = not any(field.required for field in found.fields)
     steps = ", ".join(words for step, words in STEPS.items() if _defines(cls, step))
-    unit = f"{cls.granularity or 'token'}, per {'KV head' if cls.per_head else 'layer'}"
+    unit = f"{cls.granularity or 'token'}, per {'KV head' if found.per_head else 'layer'}"
     inner = "as its parts" if takes_policies else None
     return Row(
         name=name,
         keeps=cls.title,
         mechanism=inner or steps,
-        needs=inner or ", ".join(sorted(cls.needs)).replace("_", " ") or "nothing",
+        needs=inner or ", ".join(sorted(found.needs)).replace("_", " ") or "nothing",
         granularity=inner or unit,
         query_time=_query_time(registry.get(name)) if ready else inner or "none",
         source=cls.source,

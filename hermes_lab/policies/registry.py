@@ -162,14 +162,13 @@ def info(spec: str) -> PolicyInfo:
     """What a listing says about one policy, as it is asked for: `hermes(summary=False)` needs less than `hermes`.
 
     A bare name stands for the policy with its default fields. One that must be given other policies, and is not,
-    is listed with what holds whatever they are.
+    is listed with what its class says.
 
     Raises:
         PolicyError: as for `policy_class`, and as for `get` where more than a name is given.
     """
-    said: Policy | None = get(spec) if set(spec) & set(":(") else None
-    cls = policy_class(spec) if said is None else type(said)
-    of = cls if said is None else said
+    cls = policy_class(parse(spec)[0]) if set(spec) & set(":(") else policy_class(spec)
+    of = _example(spec, cls)
     return PolicyInfo(
         name=cls.name,
         title=cls.title,
@@ -276,6 +275,22 @@ def _build(name: str, preset: str | None, values: Mapping[str, Any]) -> Policy:
         hint = nearest(key, cls.presets) if cls.presets else "it has none."
         raise PolicyError(f"Policy {cls.name!r} has no preset {preset!r}; {hint}")
     return getattr(cls, key)(**values)
+
+
+def _example(spec: str, cls: type[Policy]) -> Policy | type[Policy]:
+    """The policy that is asked for, off which the engine would read what it says; the class where a field is missing.
+
+    Raises:
+        PolicyError: as for `get`, where more than a name is given.
+    """
+    if set(spec) & set(":("):
+        return get(spec)
+    if any(field.required for field in describe(cls)):
+        return cls
+    try:
+        return cls()
+    except Exception:  # whatever the construction of a foreign class may raise: a listing is not the place to say so
+        return cls
 
 
 def _restore(value: Any) -> Any:

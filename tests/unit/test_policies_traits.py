@@ -128,6 +128,28 @@ class Choosing(Old):
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class ByHand(Old):
+    """Sets on the instance what follows from a field, as built-in policies once did."""
+
+    name: ClassVar[str] = "by_hand"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.strict:
+            object.__setattr__(self, "needs", frozenset({Need.FEATURES}))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Broken(Old):
+    """Cannot be made."""
+
+    name: ClassVar[str] = "broken"
+
+    def __post_init__(self) -> None:
+        raise ZeroDivisionError
+
+
 class Plain(Choosing):
     """Without a decorator, since it has no fields."""
 
@@ -147,6 +169,18 @@ def test_policies_of_third_parties_hold() -> None:
             assert policies.get(f"instant(inner={cls.name})").needs == cls.needs
         finally:
             registry.unregister(cls.name)
+
+
+def test_a_listing_reads_what_the_engine_would() -> None:
+    try:
+        registry.register(ByHand)
+        registry.register(Broken)
+        assert policies.info("by_hand").needs == policies.get("by_hand").needs == {Need.FEATURES}
+        assert policies.info("by_hand(strict=False)").needs == {Need.KEYS}
+        assert policies.info("broken").needs == {Need.KEYS}
+    finally:
+        registry.unregister("by_hand")
+        registry.unregister("broken")
 
 
 def test_a_class_of_another_package_needs_a_name_of_its_own() -> None:
