@@ -25,7 +25,7 @@ from analysis.observe import observe
 from analysis.result import Data, Reproduce, Setup
 from analysis.store import Store, fingerprint, weights_fingerprint
 from analysis.streams import Camera, Stream, Transform
-from hermes_lab.errors import LabError
+from hermes_lab.errors import LabError, nearest
 from hermes_lab.lab import Lab
 from hermes_lab.models.base import FrameLayout
 
@@ -264,7 +264,13 @@ class StudyContext:
         return found
 
     def observe(self, name: str, split: Split = "held_out") -> Features:
-        """Features of all streams of a split under a variant, [stream, layer, head, ...]."""
+        """Features of all streams of a split under a variant, [stream, layer, head, ...].
+
+        Raises:
+            LabError: there is no such variant.
+        """
+        if name not in self.variants:
+            raise LabError(f"There is no variant {name!r}: {nearest(name, list(self.variants))}")
         if (name, split) in self._features:
             return self._features[name, split]
         variant = self.variants[name]

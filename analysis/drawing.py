@@ -45,7 +45,8 @@ def drawn(result: StudyResult, spec: FigureSpec) -> go.Figure:
     tables = [result.table(name) for name in spec.tables]
     columns = [{c: table.column(c) for c in table.columns} for table in tables]
     try:
-        return draw(function, columns, **spec.options)
+        shared = spec.function in FUNCTIONS  # then an error names it as the report does
+        return draw(spec.function if shared else function, columns, **spec.options)
     except LabError:
         raise
     except Exception as error:  # whatever a function does on tables that are not for it

@@ -61,6 +61,13 @@ def test_untrained_networks_choose_for_themselves(context: StudyContext) -> None
     assert set(variants(2)) >= {"random_weights-0", "permuted_weights-1"}
 
 
+def test_a_misspelt_variant_is_told(context: StudyContext) -> None:
+    with pytest.raises(
+        LabError, match=r"no variant 'random_weight-0'.*did you mean 'random_weights-0'"
+    ):
+        context.observe("random_weight-0")
+
+
 def test_the_newest_frames_are_a_tenth_of_the_stream(context: StudyContext) -> None:
     assert context.newest_frames == 4
     short = replace(context, settings=replace(context.settings, frames=32))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import json
 import re
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from types import SimpleNamespace
@@ -220,6 +223,23 @@ def test_a_study_that_breaks_the_contract_is_told(
 def dots(columns: Columns, *, level: float) -> go.Figure:
     figure = go.Figure(go.Scatter(y=list(columns["value"]), mode="markers"))
     return figure.add_scatter(y=[level] * len(columns["value"]), meta=NULL)
+
+
+@pytest.mark.parametrize("name", registry.BUILTIN)
+def test_a_built_in_study_can_be_read_from_top_to_bottom(name: str) -> None:
+    """`run` measures, judges, tabulates, draws and tells by calling what does; no function is longer than a screen."""
+    module = importlib.import_module(f"analysis.{name}")
+    for function in vars(module).values():
+        if inspect.isfunction(function) and function.__module__ == module.__name__:
+            assert len(inspect.getsource(function).splitlines()) <= 45, function.__name__
+
+
+def test_an_error_names_a_shared_figure_as_the_report_does(
+    saved: StudyResult, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(FUNCTIONS, "bare", partial(lambda columns, x: go.Figure(), x="layer"))
+    with pytest.raises(LabError, match="The figure 'bare' shows no null"):
+        drawing.drawn(saved, FigureSpec("f", "bare", ("depth",), "t", "s", "c"))
 
 
 def test_a_study_draws_its_own_figures(mine: Callable[..., Study], saved: StudyResult) -> None:
