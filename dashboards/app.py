@@ -65,7 +65,7 @@ def import_ahead() -> threading.Thread:
     """Import what runs models in the background, once a server, after the first page: it takes seconds."""
     thread = threading.Thread(
         target=importlib.import_module,
-        args=("dashboards.parts.ahead",),
+        args=("dashboards.ahead",),
         name="import-ahead",
         daemon=True,
     )

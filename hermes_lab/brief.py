@@ -1,8 +1,8 @@
-"""Representations of records that fit a line, where numpy's own would fill a notebook."""
+"""Values in few words: records that fit a line where numpy's own text would fill a notebook, bytes, ranges."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import fields, is_dataclass
 from pathlib import PurePath
 from typing import Any, cast
@@ -55,6 +55,14 @@ def bytes_text(count: float) -> str:
             return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1024
     return f"{count:.1f} TiB"
+
+
+def span_text(values: Iterable[int]) -> str:
+    """The smallest and the largest of some whole numbers, of layers for the most part: "3 to 1,024", or one of them
+    where they are equal; 0 where there is none."""
+    found = list(values)
+    low, high = min(found, default=0), max(found, default=0)
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
 def _listed(opening: str, words: list[str], count: int, closing: str, shown: bool = True) -> str:

@@ -14,6 +14,7 @@ from hermes_lab.frozen import Frozen
 
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
+UNBOUNDED = 2**31 - 1  # a layer's budget where the limit is not in tokens
 
 
 @dataclass(frozen=True, repr=False)
@@ -107,7 +108,7 @@ class Snapshot:
         positions: per layer, their rotary positions, [head, axis, token].
         decisions: one per layer that decided in this step.
         attention: reduced attention of what was probed in this step.
-        budget_tokens: per layer, None without limit.
+        budget_tokens: per layer, `UNBOUNDED` in those whose limit is not in tokens; None without limit.
         cache_bytes: bytes of keys and values over all layers (archive excluded).
         archive_bytes: bytes in the off-device store.
         reindexed: layers whose positions were compacted in this step.

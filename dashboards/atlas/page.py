@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from dashboards.atlas import panels as panels
+from dashboards.atlas import panels
 from dashboards.parts import state
 from dashboards.parts.resources import chosen_recording
 
@@ -13,7 +13,7 @@ st.title("Attention atlas", anchor=False)
 with st.sidebar:
     recording = chosen_recording(view)
 if recording is not None:
-    view = state.read()
+    view = state.current()
     probes = panels.probes_of(recording)
     if not probes:
         st.info("This recording holds no attention; record with level summary or rows.")

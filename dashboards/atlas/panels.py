@@ -7,21 +7,40 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import streamlit as st
 
 from dashboards.atlas.patches import patches, picture_of
-from dashboards.parts import snippets, state
+from dashboards.parts import keys, snippets, state
+from dashboards.parts.keys import Slot, remembered
 from dashboards.parts.page_parts import about, chart, refuse
 from dashboards.parts.plain_text import printable
-from dashboards.parts.resources import things
+from dashboards.parts.resources import session_resources
 from hermes_lab import figures
 from hermes_lab.figures import HeldFrames
 from hermes_lab.recording import Recording
 from hermes_lab.snapshot import AttentionSummary
 
+Floats = npt.NDArray[np.float64]
 THUMBNAILS = "thumbnails"
 MASS, WEIGHTED = "attention mass", "value-weighted"
 QUESTION = "what was the first object"
+HEAD_COUNT: Slot[int] = Slot(keys.ATLAS_HEAD_COUNT)
+"""Heads in a row of the map, for what is clicked."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A value-weighted reading of the running stream, what it was asked for, and Python that does it again."""
+
+    asked: tuple[int, int, str]
+    mass: Floats
+    weighted: Floats
+    time_s: Floats
+    code: str
+
+
+READING: Slot[Reading] = Slot(keys.ATLAS_READING)
 
 
 @dataclass(frozen=True)
@@ -72,29 +91,28 @@ def choose_probe(probes: list[Probe], view: state.ViewState) -> Probe:
     """The query group, and what to draw of it."""
     names = [p.name for p in probes]
     with st.sidebar:
-        state.initial("w_group", view.group if view.group in names else names[0])
-        if st.session_state["w_group"] not in names:
-            st.session_state["w_group"] = names[0]
+        linked = view.group if view.group in names else names[0]
+        state.initial(keys.GROUP, linked, among=names)
         name = st.selectbox(
-            "Queries", names, key="w_group",
+            "Queries", names, key=keys.GROUP,
             help="Attention of a question, of a policy's guidance prompt, or of a chunk's last frame on the cache.",
         )  # fmt: skip
         options = [*figures.METRICS, THUMBNAILS]
-        state.initial("w_metric", view.metric if view.metric in options else "recency")
-        metric = st.selectbox("Score of a head", options, key="w_metric")
+        state.initial(keys.METRIC, view.metric if view.metric in options else "recency")
+        metric = st.selectbox("Score of a head", options, key=keys.METRIC)
         st.caption(
             "Each head's attention over stream time, to its own peak."
             if metric == THUMBNAILS
             else figures.METRICS[metric]
         )
-        state.initial("atlas-sinks", bool(view.sinks))
+        state.initial(keys.ATLAS_SINKS, bool(view.sinks))
         sinks = st.toggle(
-            "With sinks", key="atlas-sinks",
+            "With sinks", key=keys.ATLAS_SINKS,
             help="Off: shares of what falls on video. On: shares of all attention, which sinks and text take part in.",
         )  # fmt: skip
-        state.initial("atlas-weighting", WEIGHTED if view.weighting == WEIGHTED else MASS)
+        state.initial(keys.ATLAS_WEIGHTING, WEIGHTED if view.weighting == WEIGHTED else MASS)
         weighting = st.segmented_control(
-            "Weighting", [MASS, WEIGHTED], key="atlas-weighting",
+            "Weighting", [MASS, WEIGHTED], key=keys.ATLAS_WEIGHTING,
             help="Value-weighted multiplies each weight by the length of its value vector (Kobayashi et al. 2020); "
             "it needs the model, so it is there for a running stream.",
         )  # fmt: skip
@@ -106,13 +124,11 @@ def choose_probe(probes: list[Probe], view: state.ViewState) -> Probe:
 
 def held_of(recording: Recording, probe: Probe) -> HeldFrames:
     """What could be attended to; recomputed only when another step is shown."""
-    key = ("atlas-held", str(recording.folder), probe.index)
-    if st.session_state.get("atlas-held-key") != key:
-        st.session_state["atlas-held"] = figures.held_frames(
-            recording.steps[probe.index], recording.tokens
-        )
-        st.session_state["atlas-held-key"] = key
-    return st.session_state["atlas-held"]
+    return remembered(
+        keys.ATLAS_HELD,
+        (str(recording.folder), probe.index),
+        lambda: figures.held_frames(recording.steps[probe.index], recording.tokens),
+    )
 
 
 def preamble(recording: Recording, probe: Probe) -> str:
@@ -124,16 +140,16 @@ def preamble(recording: Recording, probe: Probe) -> str:
 
 def overview(recording: Recording, probe: Probe, view: state.ViewState) -> None:
     """Layer x head, clickable."""
-    metric = st.session_state["w_metric"]
+    metric = st.session_state[keys.METRIC]
     held = held_of(recording, probe)
     chosen = (view.layer or 0, view.head or 0)
     layers, heads = probe.summary.entropy.shape
-    st.session_state["atlas-head-count"] = heads
+    HEAD_COUNT.set(heads)
     chosen = (min(chosen[0], layers - 1), min(chosen[1], heads - 1))
     if metric == THUMBNAILS:
-        figure = figures.profile_tiles(probe.summary, sinks=st.session_state["atlas-sinks"])
-        call = f"figures.profile_tiles(summary, sinks={st.session_state['atlas-sinks']}).show()"
-        values = figures.frame_shares(probe.summary, sinks=st.session_state["atlas-sinks"])
+        figure = figures.profile_tiles(probe.summary, sinks=st.session_state[keys.ATLAS_SINKS])
+        call = f"figures.profile_tiles(summary, sinks={st.session_state[keys.ATLAS_SINKS]}).show()"
+        values = figures.frame_shares(probe.summary, sinks=st.session_state[keys.ATLAS_SINKS])
         rows = (
             ("layer", "head", "frame", "share"),
             [(y, x, f, values[y, x, f]) for y, x, f in np.ndindex(*values.shape)],
@@ -154,12 +170,12 @@ def overview(recording: Recording, probe: Probe, view: state.ViewState) -> None:
             f"({figures.NULLS[metric]:g})."
         )
     chart(
-        figure, key="atlas-map", name=f"atlas-{metric}", alt=f"Map of {metric} over {layers} layers and {heads} heads",
+        figure, key=keys.ATLAS_MAP, name=f"atlas-{metric}", alt=f"Map of {metric} over {layers} layers and {heads} heads",
         code=f"{preamble(recording, probe)}{call}", rows=rows, on_select=head_clicked,
     )  # fmt: skip
     unread = [n for n in range(layers) if not probe.summary.visible[n]]
     if unread:
-        said += f" Empty rows (layers {spans(unread)}): nobody read these queries there; level rows reads them all."
+        said += f" Empty rows (layers {spans(unread)}): these queries were not read there; record at level rows to read them in every layer."
     about(
         said + " Click a head to see its frames.",
         "whether the head matters: attention is not contribution; knock it out on the Findings page. One question of one "
@@ -179,13 +195,13 @@ def spans(layers: Sequence[int]) -> str:
 
 
 def head_clicked() -> None:
-    choose_head(st.session_state["atlas-map"])
+    choose_head(st.session_state[keys.ATLAS_MAP])
 
 
 def choose_head(event: Mapping[str, Any]) -> None:
-    cell = clicked_cell(event, st.session_state["atlas-head-count"])
+    cell = clicked_cell(event, HEAD_COUNT.get() or 1)
     if cell is not None:
-        st.session_state["w_layer"], st.session_state["w_head"] = cell
+        st.session_state[keys.LAYER], st.session_state[keys.HEAD] = cell
 
 
 def clicked_cell(event: Mapping[str, Any], heads: int) -> tuple[int, int] | None:
@@ -203,23 +219,22 @@ def clicked_cell(event: Mapping[str, Any], heads: int) -> tuple[int, int] | None
 def head_to_frames(recording: Recording, probe: Probe) -> None:
     """One head's attention over frames beside uniform, and the mean of its layer after it."""
     layers, heads = probe.summary.entropy.shape
-    view: state.ViewState = st.session_state["view"]
-    state.initial("w_layer", view.layer or 0)
-    state.initial("w_head", view.head or 0)
-    for key, count in (("w_layer", layers), ("w_head", heads)):
-        if st.session_state[key] >= count:  # of a recording with more of them
-            st.session_state[key] = count - 1
+    view = state.current()
+    state.initial(keys.LAYER, view.layer or 0)
+    state.initial(keys.HEAD, view.head or 0)
+    state.at_most(keys.LAYER, layers - 1)
+    state.at_most(keys.HEAD, heads - 1)
     st.subheader("From a head to its frames", anchor=False)
     one, two, _ = st.columns([1, 1, 3])
-    layer = int(one.number_input("Layer", 0, layers - 1, key="w_layer"))
-    head = int(two.number_input("Head", 0, heads - 1, key="w_head"))
+    layer = int(one.number_input("Layer", 0, layers - 1, key=keys.LAYER))
+    head = int(two.number_input("Head", 0, heads - 1, key=keys.HEAD))
     state.write(layer=layer, head=head)
-    sinks = bool(st.session_state["atlas-sinks"])
+    sinks = bool(st.session_state[keys.ATLAS_SINKS])
     share = figures.frame_shares(probe.summary, sinks=sinks)
     if not probe.summary.visible[layer]:
         st.info(
-            f"Nobody read these queries in layer {layer}: the policy does not use them there. Choose another layer or "
-            "query group, or record at level rows, which reads them everywhere."
+            f"These queries were not read in layer {layer}: the policy does not use them there. Choose another layer or "
+            "query group, or record at level rows, which reads them in every layer."
         )
     held = held_of(recording, probe)
     frames = min(share.shape[-1], len(held.time_s))
@@ -255,7 +270,7 @@ def head_to_frames(recording: Recording, probe: Probe) -> None:
             figures.frame_bars(
                 share[layer, head, :frames], time_s, uniform=uniform, chosen=chosen, y=y, title=f"Layer {layer}, head {head}"
             ),
-            key="atlas-frames", name=f"layer-{layer}-head-{head}", alt=f"Attention of layer {layer} head {head} over frames",
+            key=keys.ATLAS_FRAMES, name=f"layer-{layer}-head-{head}", alt=f"Attention of layer {layer} head {head} over frames",
             code=code.replace("SHOWN", f"share[{head}]"), rows=rows, on_select=frame_clicked,
         )  # fmt: skip
     with right:
@@ -277,24 +292,23 @@ def head_to_frames(recording: Recording, probe: Probe) -> None:
 
 
 def frame_clicked() -> None:
-    points = st.session_state["atlas-frames"].get("selection", {}).get("points", [])
+    points = st.session_state[keys.ATLAS_FRAMES].get("selection", {}).get("points", [])
     if points and points[0].get("x") is not None:
-        st.session_state["w_frame"] = int(points[0]["x"])
+        st.session_state[keys.FRAME] = int(points[0]["x"])
 
 
 def frame_to_heads(recording: Recording, probe: Probe) -> None:
     """One frame's attention from every head."""
     st.subheader("From a frame to its heads", anchor=False)
     frames = probe.summary.frame_mass.shape[-1]
-    view: state.ViewState = st.session_state["view"]
-    share = figures.frame_shares(probe.summary, sinks=bool(st.session_state["atlas-sinks"]))
+    view = state.current()
+    share = figures.frame_shares(probe.summary, sinks=bool(st.session_state[keys.ATLAS_SINKS]))
     best = int(share.mean((0, 1)).argmax())
-    state.initial("w_frame", min(view.frame if view.frame is not None else best, frames - 1))
-    if st.session_state["w_frame"] >= frames:  # of a later question
-        st.session_state["w_frame"] = frames - 1
+    state.initial(keys.FRAME, min(view.frame if view.frame is not None else best, frames - 1))
+    state.at_most(keys.FRAME, frames - 1)
     left, right = st.columns([1, 3], vertical_alignment="top")
     with left:
-        frame = int(st.number_input("Frame", 0, frames - 1, key="w_frame"))
+        frame = int(st.number_input("Frame", 0, frames - 1, key=keys.FRAME))
         picture = picture_of(recording, frame)
         if picture is not None:
             st.image(picture, width="stretch", alt=f"Frame {frame}", caption=f"frame {frame}")
@@ -302,9 +316,9 @@ def frame_to_heads(recording: Recording, probe: Probe) -> None:
     mass = share[..., frame]
     with right:
         chart(
-            figures.atlas(mass, metric=f"share on frame {frame}"), key="atlas-heads", name=f"frame-{frame}-heads",
+            figures.atlas(mass, metric=f"share on frame {frame}"), key=keys.ATLAS_HEADS, name=f"frame-{frame}-heads",
             alt=f"Share of every head's attention on frame {frame}",
-            code=f"{preamble(recording, probe)}share = figures.frame_shares(summary, sinks={bool(st.session_state['atlas-sinks'])})\n"
+            code=f"{preamble(recording, probe)}share = figures.frame_shares(summary, sinks={bool(st.session_state[keys.ATLAS_SINKS])})\n"
             f"figures.atlas(share[..., {frame}], metric='share on frame {frame}').show()",
             rows=(("layer", "head", "share"), [(y, x, mass[y, x]) for y, x in np.ndindex(*mass.shape)]),
             on_select=frame_head_clicked,
@@ -316,27 +330,27 @@ def frame_to_heads(recording: Recording, probe: Probe) -> None:
 
 
 def frame_head_clicked() -> None:
-    choose_head(st.session_state["atlas-heads"])
+    choose_head(st.session_state[keys.ATLAS_HEADS])
 
 
 def weighted(layer: int, head: int) -> None:
     """Attention times the length of the values it reads, for the running stream."""
-    if st.session_state.get("atlas-weighting") != WEIGHTED:
+    if st.session_state.get(keys.ATLAS_WEIGHTING) != WEIGHTED:
         return
-    worker = things().worker
+    worker = session_resources().worker
     if worker is None or not worker.alive:
         st.info(
             "Value-weighted attention needs the model: start a stream on the Live page, then come back."
         )
         return
-    view: state.ViewState = st.session_state["view"]
-    state.initial("atlas-question", view.question or QUESTION)
-    question = st.text_input("Question to the running stream", key="atlas-question")
+    view = state.current()
+    state.initial(keys.ATLAS_QUESTION, view.question or QUESTION)
+    question = st.text_input("Question to the running stream", key=keys.ATLAS_QUESTION)
     state.write(question="" if question == QUESTION else question)
     if st.button("Read it", key="atlas-read"):
         from dashboards.parts.readings import value_weighted
 
-        st.session_state.pop("atlas-reading", None)
+        READING.pop()
         try:
             found = worker.submit(lambda s: value_weighted(s, question, layer, head)).result(60)
         except Exception as error:
@@ -348,18 +362,19 @@ def weighted(layer: int, head: int) -> None:
                 + f"\nmass, weighted, time_s = value_weighted(session, {question!r}, {layer}, {head})\n"
                 'figures.frame_bars(weighted, time_s, y="share").show()'
             )  # fmt: skip
-            st.session_state["atlas-reading"] = (layer, head, question), found, code
-    asked, (mass, norm, frames), code = st.session_state.get(
-        "atlas-reading", (None, (None, None, None), "")
-    )
-    if asked != (layer, head, question):
+            READING.set(Reading((layer, head, question), *found, code))
+    read = READING.get()
+    if read is None or read.asked != (layer, head, question):
         return
     chart(
-        figures.frame_bars(norm, frames, title=f"Value-weighted, layer {layer}, head {head} (running stream)", y="share"),
+        figures.frame_bars(read.weighted, read.time_s, title=f"Value-weighted, layer {layer}, head {head} (running stream)", y="share"),
         key="atlas-weighted", name=f"value-weighted-{layer}-{head}",
         alt="Value-weighted attention over frames of the running stream",
-        code=code,
-        rows=(("frame", "time_s", "mass", "value_weighted"), list(zip(range(len(norm)), frames, mass, norm, strict=True))),
+        code=read.code,
+        rows=(
+            ("frame", "time_s", "mass", "value_weighted"),
+            list(zip(range(len(read.mass)), read.time_s, read.mass, read.weighted, strict=True)),
+        ),
     )  # fmt: skip
     about(
         "the same attention multiplied by the length of the value vectors that it reads, as shares by frame.",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import streamlit as st
 
-from dashboards.atlas.attention_rows import row_code, row_of, where_rows_are
+from dashboards.parts.attention_rows import row_code, row_of, where_rows_are
 from dashboards.parts.page_parts import picture_offer
 from hermes_lab import figures
 from hermes_lab.errors import RecordingError

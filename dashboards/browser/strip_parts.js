@@ -1,4 +1,5 @@
-// What the plain strip and the Live page's stage share: how a retention strip is unpacked, painted and pointed at.
+// What the components share: how a message is unpacked (dashboards/parts/protocol.py describes it), and how a retention
+// strip is painted and pointed at.
 const LEVELS = 31;
 const COMING = 5; // frames that came after the last decision; the states 0 to 4 are TokenState
 const SLOT_PX = 8;
@@ -46,15 +47,15 @@ function paint(ctx, w, h, at, palette, rowPx) {
 function count(name) { window[name] = (window[name] || 0) + 1; } // read by tests and by scripts/measure_dashboard.py
 
 // Draws a strip into a box that has canvas.strip, .axis, .tip and .legend. Only what differs from the last call is
-// painted. head.way, where there is one, says what is on its way; its clock is carried on here between two calls.
+// painted. head.arriving, where there is one, says what is on its way; its clock is carried on here between two calls.
 function drawStrip(box, head, cells, choose) {
   const canvas = box.querySelector('canvas.strip'), tip = box.querySelector('.tip');
   const palette = (isDark(box) ? head.dark : head.light).map(rgb), theme = palette.join();
-  const { layers, columns } = head, way = head.way || { slots: 0, frames: [], times_s: [], due: null };
+  const { layers, columns } = head, arriving = head.arriving || { slots: 0, frames: [], times_s: [], due: null };
   const w = Math.max(200, Math.min(1600, Math.round(canvas.parentElement.clientWidth || 900)));
   const rowPx = head.row_px, h = layers * rowPx;
-  const slotPx = way.slots ? Math.max(2, Math.min(SLOT_PX, Math.floor(128 / way.slots))) : 0;
-  const wide = w - slotPx * way.slots; // of the cells; there is always room behind them for a chunk on its way
+  const slotPx = arriving.slots ? Math.max(2, Math.min(SLOT_PX, Math.floor(128 / arriving.slots))) : 0;
+  const wide = w - slotPx * arriving.slots; // of the cells; there is always room behind them for a chunk on its way
   const ctx = canvas.getContext('2d');
   const me = box._strip = box._strip || { cursor: null };
   const came = performance.now();
@@ -73,19 +74,19 @@ function drawStrip(box, head, cells, choose) {
     mark(head.chosen, '#F0E442');
     mark(me.cursor, '#CC79A7');
   };
-  const from = Math.ceil(way.slots ? way.end * wide / columns : w);
-  const slot = way.slots ? Math.min(Math.max(slotPx, way.width * wide / columns), (w - from) / way.slots) : 0;
+  const from = Math.ceil(arriving.slots ? arriving.end * wide / columns : w);
+  const slot = arriving.slots ? Math.min(Math.max(slotPx, arriving.width * wide / columns), (w - from) / arriving.slots) : 0;
   // how much of the time to the next frame has passed: from the stream's own pace, and never more than one frame
   const clock = () => {
-    if (!way.due) return 0;
-    const left = way.due.in_s - (performance.now() - came) / 1000;
-    return Math.min(1, Math.max(0, 1 - left / way.due.every_s));
+    if (!arriving.due) return 0;
+    const left = arriving.due.in_s - (performance.now() - came) / 1000;
+    return Math.min(1, Math.max(0, 1 - left / arriving.due.every_s));
   };
-  const needle = () => Math.min(w - 2, Math.round(from + (way.frames.length + clock()) * slot));
-  const drawWay = (x) => {
+  const needle = () => Math.min(w - 2, Math.round(from + (arriving.frames.length + clock()) * slot));
+  const drawArriving = (x) => {
     const [paper, ink] = [head.paper[+isDark(box)], (isDark(box) ? head.dark : head.light)[COMING]];
     ctx.fillStyle = paper; ctx.fillRect(from, 0, w - from, h);
-    const end = Math.min(w, from + way.frames.length * slot);
+    const end = Math.min(w, from + arriving.frames.length * slot);
     ctx.fillStyle = ink;
     for (let s = from; s < end; s += 4) ctx.fillRect(s, 0, Math.min(2, end - s), h);
     ctx.globalAlpha = 0.35; ctx.fillRect(end, 0, Math.max(0, x - end), h); ctx.globalAlpha = 1;
@@ -93,23 +94,23 @@ function drawStrip(box, head, cells, choose) {
     if (rowPx > 4) for (let y = rowPx - 1; y < h; y += rowPx) ctx.fillRect(from, y, w - from, 1);
     ctx.fillStyle = ink; ctx.fillRect(x, 0, 2, h);
   };
-  const seen = [head.seq, w, h, theme, head.chosen, me.cursor].join('|'), x = way.slots ? needle() : 0;
-  const coming = [seen, way.frames.length, x].join('|');
+  const seen = [head.seq, w, h, theme, head.chosen, me.cursor].join('|'), x = arriving.slots ? needle() : 0;
+  const coming = [seen, arriving.frames.length, x].join('|');
   if (canvas.width !== w || canvas.height !== h) { canvas.style.height = h + 'px'; canvas.width = w; canvas.height = h; }
-  const redraw = () => { drawCells(); if (way.slots) drawWay(needle()); };
+  const redraw = () => { drawCells(); if (arriving.slots) drawArriving(needle()); };
   if (me.seen !== seen) drawCells();
-  if (way.slots && me.coming !== coming) drawWay(x);
+  if (arriving.slots && me.coming !== coming) drawArriving(x);
   if (me.coming !== coming) count('__hermesStripChanges');
-  if (me.steps !== head.seq + '|' + way.frames.length) count('__hermesStripSteps');
-  Object.assign(me, { seen, coming, steps: head.seq + '|' + way.frames.length });
+  if (me.steps !== head.seq + '|' + arriving.frames.length) count('__hermesStripSteps');
+  Object.assign(me, { seen, coming, steps: head.seq + '|' + arriving.frames.length });
   count('__hermesStripDraws');
   clearInterval(me.timer);
-  if (way.due && way.slots) {
+  if (arriving.due && arriving.slots) {
     let last = x;
     me.timer = setInterval(() => {
       const now = needle();
       if (!canvas.isConnected) clearInterval(me.timer);
-      else if (now !== last) { last = now; drawWay(now); me.coming = ''; count('__hermesStripChanges'); count('__hermesStripDraws'); }
+      else if (now !== last) { last = now; drawArriving(now); me.coming = ''; count('__hermesStripChanges'); count('__hermesStripDraws'); }
     }, CLOCK_MS);
   }
   const ticks = JSON.stringify([head.ticks, wide, w]);
@@ -130,8 +131,8 @@ function drawStrip(box, head, cells, choose) {
     const [row, col] = cell;
     if (col >= columns) {
       const n = col - columns;
-      tip.textContent = n < way.frames.length
-        ? 'frame ' + way.frames[n] + ' at ' + way.times_s[n] + ' s: ' + head.words[COMING] + ', no layer has decided on it' : head.hint;
+      tip.textContent = n < arriving.frames.length
+        ? 'frame ' + arriving.frames[n] + ' at ' + arriving.times_s[n] + ' s: ' + head.words[COMING] + ', no layer has decided on it' : head.hint;
       return;
     }
     const code = cells[row * columns + col], frame = head.frame[col];
@@ -142,7 +143,7 @@ function drawStrip(box, head, cells, choose) {
   const at = (event) => { // columns and more: a frame on its way
     const r = canvas.getBoundingClientRect(), px = (event.clientX - r.left) / r.width * w;
     const row = Math.min(layers - 1, Math.max(0, Math.floor((event.clientY - r.top) / r.height * layers)));
-    if (way.slots && px >= from && px < from + way.frames.length * slot) return [row, columns + Math.floor((px - from) / slot)];
+    if (arriving.slots && px >= from && px < from + arriving.frames.length * slot) return [row, columns + Math.floor((px - from) / slot)];
     return [row, Math.min(columns - 1, Math.max(0, Math.floor(px / wide * columns)))];
   };
   const pick = (cell) => { if (cell[1] < columns) choose({ layer: cell[0], column: cell[1] }); };
@@ -162,7 +163,7 @@ function drawStrip(box, head, cells, choose) {
     ];
     redraw(); say(me.cursor); e.preventDefault();
   };
-  const legend = box.querySelector('.legend'), states = way.slots ? [1, 2, 3, 4, COMING] : [1, 2, 3, 4];
+  const legend = box.querySelector('.legend'), states = arriving.slots ? [1, 2, 3, 4, COMING] : [1, 2, 3, 4];
   if (legend.dataset.theme !== theme + states) {
     legend.dataset.theme = theme + states;
     legend.replaceChildren(...states.map((state) => {

@@ -1,1 +1,1 @@
-"""The Findings page: claims of the studies beside their nulls, and a knockout to try."""
+"""The Findings page: claims of the studies beside their nulls, and a knockout to try. Only this page reads reports."""

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import streamlit as st
 
-from dashboards.findings import panels as panels
-from dashboards.findings import reports
-from dashboards.parts import state
+from dashboards.findings import knockout, panels, reports
+from dashboards.parts import keys, state
 from dashboards.parts.page_parts import refuse
 from dashboards.parts.plain_text import code
 from hermes_lab.errors import LabError
@@ -22,10 +21,8 @@ with report_tab:
             "writes reports/latest, and the claims appear here with their nulls and verdicts."
         )
     else:
-        state.lasting("w_report", found[0])
-        if st.session_state["w_report"] not in found:
-            st.session_state["w_report"] = found[0]
-        name = st.selectbox("Report", found, key="w_report") if len(found) > 1 else found[0]
+        state.lasting(keys.REPORT, found[0], among=found)
+        name = st.selectbox("Report", found, key=keys.REPORT) if len(found) > 1 else found[0]
         try:
             report = reports.read_report(name)
         except LabError as error:
@@ -33,4 +30,4 @@ with report_tab:
         else:
             panels.report(report, name, view)
 with knockout_tab:
-    panels.knockout()
+    knockout.panel()

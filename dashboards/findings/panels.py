@@ -1,8 +1,6 @@
-"""The parts of the Findings page: claims with their nulls, studies with their tables, and the knockout panel."""
+"""The report on the Findings page: claims with their nulls, and studies with their tables."""
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING
 
 import streamlit as st
 
@@ -11,27 +9,16 @@ from analysis.drawing import drawn
 from analysis.report import StudyReport
 from analysis.result import FigureSpec, StudyResult, Table
 from dashboards.findings import reports
-from dashboards.parts import snippets, state
-from dashboards.parts.page_parts import about, chart, offer, refuse
+from dashboards.parts import keys, snippets, state
+from dashboards.parts.page_parts import about, chart, offer
 from dashboards.parts.plain_text import code, plain
-from dashboards.parts.resources import things
-from hermes_lab import figures
 from hermes_lab.errors import LabError
 from hermes_lab.figures.claims import ForestRow, forest
-from hermes_lab.tokens import Role
-
-if TYPE_CHECKING:
-    from dashboards.live.worker import StreamWorker
 
 _SIGNS = {
     Verdict.SUPPORTED: ":material/check_circle: supported",
     Verdict.NOT_SUPPORTED: ":material/cancel: not supported",
     Verdict.CANNOT_TELL: ":material/help: cannot tell",
-}
-ROLES = {
-    "video": (Role.VISUAL, Role.SUMMARY),
-    "summary tokens": (Role.SUMMARY,),
-    "system prefix": (Role.SYSTEM,),
 }
 
 
@@ -65,14 +52,11 @@ def report(found: StudyReport, name: str, view: state.ViewState) -> None:
         "anything beyond the model and the streams that each study names under its scope.",
     )
     claims = {f.claim.key: (s, f) for s in found.studies for f in s.findings}
-    state.initial("w_claim", view.claim if view.claim in claims else next(iter(claims), None))
-    if st.session_state["w_claim"] not in claims:
-        st.session_state["w_claim"] = next(iter(claims), None)
+    linked = view.claim if view.claim in claims else next(iter(claims))
+    state.initial(keys.CLAIM, linked, among=claims)
     key = st.selectbox(
-        "Claim", list(claims), key="w_claim", format_func=lambda k: claims[k][1].claim.sentence
+        "Claim", list(claims), key=keys.CLAIM, format_func=lambda k: claims[k][1].claim.sentence
     )
-    if key is None:
-        return
     state.write(claim=key)
     result, finding = claims[key]
     claim(result, finding, name)
@@ -137,7 +121,7 @@ def claim(result: StudyResult, finding: Finding, report_name: str) -> None:
     )  # fmt: skip
     about(
         "the metric as observed and under each control, with 95 % intervals over streams; dashed: no effect.",
-        "the size of the effect on other models; a null that nobody thought of is not in the picture.",
+        "the size of the effect on other models; a null that was not tested is not in the figure.",
     )
 
 
@@ -198,110 +182,4 @@ def data_table(result: StudyResult, table: Table, report_name: str) -> None:
         key=f"findings-{result.study}-{table.name}-files", name=f"{result.study}-{table.name}",
         code=f"{recipe(result, report_name)}print(result.table({table.name!r}).csv())", csv_text=table.csv,
         rows=(table.columns, table.rows),
-    )  # fmt: skip
-
-
-def knock_code(
-    worker: StreamWorker, question: str, layers: tuple[int, int], span: tuple[int, int] | None,
-    roles: tuple[Role, ...], answer: str, draws: int,
-) -> str:  # fmt: skip
-    """Python that brings a new stream as far as this one is, and does the same to it."""
-    hidden = ", ".join(f"Role.{r.name}" for r in roles)
-    return (
-        snippets.WORKBENCH
-        + worker.snippet(
-            "from dashboards.parts.readings import knock_out", "from hermes_lab import figures", "from hermes_lab.tokens import Role"
-        )
-        + f"\nreading = knock_out(\n    session, {question!r}, range({layers[0]}, {layers[1] + 1}), frames={span}, "
-        f"roles=({hidden},),\n    answer={answer!r}, draws={draws},\n)\n"
-        'figures.knockout_bars(reading.targeted, reading.random, ["logit", "log-probability"]).show()'
-    )  # fmt: skip
-
-
-def span_of(label: str, count: int, first: tuple[int, int], *, key: str) -> tuple[int, int]:
-    """The first and the last of 0 ... count - 1 that the person chose; no slider where there is but one."""
-    if count < 2:
-        return 0, 0
-    low, high = st.session_state[state.lasting(key, first)]
-    if high >= count:  # of a longer stream, or a deeper model
-        st.session_state[key] = min(low, count - 1), count - 1
-    return st.slider(label, 0, count - 1, key=key)
-
-
-def knockout() -> None:
-    """Hide tokens of the running stream from a question, beside as many random ones."""
-    about(
-        "how the answer's logit moves when the question cannot attend to chosen tokens in chosen layers, beside hiding as "
-        "many random ones in the same layers.",
-        "what would have been remembered without them: they were in the cache when later tokens were computed.",
-    )
-    worker = things().worker
-    if worker is None or not worker.alive or worker.latest().snapshot is None:
-        st.info(
-            "Start a stream on the Live page (Run a model); its memory can then be knocked out here."
-        )
-        return
-    snapshot = worker.latest().snapshot
-    assert snapshot is not None
-    layers, frames = len(snapshot.held), snapshot.frames_seen
-    state.lasting("knock-question", "What was the first object?")
-    question = st.text_input("Question", key="knock-question")
-    left, right = st.columns(2)
-    with left:
-        low, high = span_of("Layers", layers, (0, layers - 1), key="knock-layers")
-    with right:
-        first, last = span_of(
-            "Frames", frames, (3 * (frames - 1) // 4, frames - 1), key="knock-frames"
-        )
-    one, two, three = st.columns(3)
-    state.lasting("knock-role", next(iter(ROLES)))
-    role = one.selectbox(
-        "Tokens", list(ROLES), key="knock-role", help="Frames count for video tokens only."
-    )
-    state.lasting("knock-answer", "")
-    answer = two.text_input("Answer to follow", key="knock-answer", placeholder="the likeliest one")
-    state.lasting("knock-draws", 8)
-    draws = int(three.number_input("Random draws", 3, 64, key="knock-draws"))
-    if st.button("Knock out", type="primary", key="knock-go"):
-        from dashboards.parts.readings import knock_out
-
-        span = (first, last) if role == "video" else None
-        with st.spinner("Reading the answer with and without the tokens ..."):
-            try:
-                st.session_state["knock-result"] = worker.submit(
-                    lambda s: knock_out(
-                        s,
-                        question,
-                        range(low, high + 1),
-                        frames=span,
-                        roles=ROLES[role],
-                        answer=answer,
-                        draws=draws,
-                    )
-                ).result(120)
-                st.session_state["knock-code"] = knock_code(
-                    worker, question, (low, high), span, ROLES[role], answer, draws
-                )
-            except (LabError, TimeoutError) as error:
-                st.session_state.pop("knock-result", None)
-                refuse(str(error) or "The stream is busy; pause it and try again.")
-    reading = st.session_state.get("knock-result")
-    if reading is None:
-        return
-    worse = int((reading.random[:, 1] <= reading.targeted[1]).sum())
-    st.markdown(
-        f"With everything: **{plain(reading.answer.strip() or '(space)')}** (logit {reading.logit:.2f}, log-probability "
-        f"{reading.log_prob:.2f}). Without the chosen tokens the first word is **{plain(reading.after.strip() or '(space)')}**, and "
-        f"the log-probability moves by {reading.targeted[1]:+.2f}. Of {len(reading.random)} random sets of the same size, "
-        f"{worse} move it down as far or further. Hidden a layer: {min(reading.hidden_tokens)} to {max(reading.hidden_tokens)} tokens."
-    )
-    labels = ["logit", "log-probability"]
-    chart(
-        figures.knockout_bars(reading.targeted, reading.random, labels), key="knock-chart", name="knockout",
-        alt="Change of the answer's logit under the chosen and under random knockouts",
-        code=st.session_state["knock-code"],
-        rows=(
-            ("set", "delta_logit", "delta_log_prob"),
-            [("chosen", *reading.targeted), *((f"random {n}", *row) for n, row in enumerate(reading.random))],
-        ),
     )  # fmt: skip

@@ -1,1 +1,1 @@
-"""The Policy lab: one stream under several policies at equal budgets."""
+"""The Policy lab: one stream under several policies at equal budgets. The comparison itself knows no Streamlit."""

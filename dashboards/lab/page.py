@@ -6,7 +6,7 @@ import streamlit as st
 
 from dashboards.parts import state
 from dashboards.parts.page_parts import refuse
-from dashboards.parts.resources import things
+from dashboards.parts.resources import session_resources
 
 view = state.open_page("lab")
 st.title("Policy lab", anchor=False)
@@ -14,9 +14,9 @@ from dashboards.lab import panels  # noqa: E402  (policies import torch, which t
 
 with st.sidebar:
     form = panels.form(view)
-job = things().job
+job = session_resources().job
 if form is not None and form.start:
-    things().start_job(form.work())
+    session_resources().start_job(form.work())
     st.rerun()
 if job is None:
     st.info(

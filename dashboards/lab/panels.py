@@ -11,7 +11,7 @@ import streamlit as st
 from dashboards.lab import contest
 from dashboards.lab.contest import Contest
 from dashboards.live.sources import Source, source_picker
-from dashboards.parts import snippets, state
+from dashboards.parts import keys, snippets, state
 from dashboards.parts.canvas import draw_strip
 from dashboards.parts.controls import model_named, model_picker, policy_picker
 from dashboards.parts.job import Job, Progress
@@ -102,36 +102,36 @@ class Form:
 def form(view: state.ViewState) -> Form | None:
     """What to compare; None where the choice is not complete."""
     source = source_picker(view)
-    model = model_picker("w_model", view.model)
+    model = model_picker(keys.MODEL, view.model)
     specs = [s.strip() for s in (view.policy if "|" in view.policy else START).split("|")][:4]
     left, right = st.columns(2)
-    state.lasting("lab-budget", _budget_of(specs[0]))
-    state.lasting("lab-chunk", min(max(view.chunk or 8, 1), 256))
-    budget = int(left.number_input("Budget a layer", 4, 1_000_000, step=16, key="lab-budget"))
-    chunk = int(right.number_input("Frames a chunk", 1, 256, key="lab-chunk"))
-    state.lasting("lab-count", min(max(len(specs), 2), 4))
-    count = st.segmented_control("Policies", [2, 3, 4], key="lab-count") or 2
+    state.lasting(keys.LAB_BUDGET, _budget_of(specs[0]))
+    state.lasting(keys.LAB_CHUNK, min(max(view.chunk or 8, 1), 256))
+    budget = int(left.number_input("Budget per layer", 4, 1_000_000, step=16, key=keys.LAB_BUDGET))
+    chunk = int(right.number_input("Frames per chunk", 1, 256, key=keys.LAB_CHUNK))
+    state.lasting(keys.LAB_COUNT, min(max(len(specs), 2), 4))
+    count = st.segmented_control("Policies", [2, 3, 4], key=keys.LAB_COUNT) or 2
     contestants: dict[str, Policy] = {}
     for n, tab in enumerate(st.tabs([f"Policy {n + 1}" for n in range(count)])):
         with tab:
             spec = specs[n] if n < len(specs) else "fifo"
-            policy, name = policy_picker(f"lab-policy-{n}", spec, budget=budget)
+            policy, name = policy_picker(keys.lab_policy(n), spec, budget=budget)
             if policy is not None:
                 contestants[_distinct(name, contestants)] = policy
                 save(policy, f"lab-save-{n}")
     streams = 1
     questions: tuple[str, ...] = ()
     if source is not None and source.world is not None:
-        state.lasting("lab-streams", min(max(view.worlds or 3, 1), 32))
+        state.lasting(keys.LAB_STREAMS, min(max(view.worlds or 3, 1), 32))
         streams = int(
             st.number_input(
-                "Worlds (this seed and the next ones)", 1, 32, key="lab-streams",
+                "Worlds (this seed and the next ones)", 1, 32, key=keys.LAB_STREAMS,
                 help="Accuracy has an interval from three worlds on; whole worlds are resampled.",
             )
         )  # fmt: skip
     else:
-        state.lasting("lab-questions", _questions_of(view.questions))
-        text = st.text_area("Questions, one a line", key="lab-questions")
+        state.lasting(keys.LAB_QUESTIONS, _questions_of(view.questions))
+        text = st.text_area("Questions, one per line", key=keys.LAB_QUESTIONS)
         questions = tuple(q.strip() for q in text.splitlines() if q.strip())[:8]
         state.write(
             questions="" if questions == (QUESTION,) else "\n".join(questions) or NO_QUESTION
@@ -150,7 +150,7 @@ def form(view: state.ViewState) -> Form | None:
 
 
 def _questions_of(linked: str) -> str:
-    """What a link asks, one question a line."""
+    """What a link asks, one question per line."""
     return "" if linked == NO_QUESTION else linked or QUESTION
 
 

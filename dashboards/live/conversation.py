@@ -7,26 +7,26 @@ from typing import TYPE_CHECKING
 import numpy as np
 import streamlit as st
 
-from dashboards.live.message import mebibytes
-from dashboards.live.moment import Scene
+from dashboards.live.moment import Moment
 from dashboards.parts.canvas import show_picture
 from dashboards.parts.page_parts import chart
 from dashboards.parts.plain_text import plain, printable
 from hermes_lab import figures
+from hermes_lab.brief import bytes_text
 from hermes_lab.recording import Recording
 from hermes_lab.snapshot import Answer
 
 if TYPE_CHECKING:
-    from dashboards.live.stream_view import View
+    from dashboards.live.stream_view import StreamView
 
 
-def live_answers(scene: Scene, view: View) -> None:
+def live_answers(moment: Moment, view: StreamView) -> None:
     """The last questions to the running stream, newest first."""
     for place, answer in reversed([*enumerate(view.answers)][-4:]):
-        conversation(answer, scene, place)
+        conversation(answer, moment, place)
 
 
-def conversation(answer: Answer, scene: Scene | None, place: int = 0) -> None:
+def conversation(answer: Answer, moment: Moment | None, place: int = 0) -> None:
     """One question, its answer, its cost, and the frames that it attended to most."""
     with st.chat_message("user"):
         st.text(printable(answer.question))
@@ -34,25 +34,25 @@ def conversation(answer: Answer, scene: Scene | None, place: int = 0) -> None:
         st.text(printable(answer.text) or "(empty answer)")
         tops = ", ".join(f"{plain(t.strip() or '(space)')} {p:.0%}" for t, p in answer.top[:3])
         st.caption(
-            f"At {answer.time_s:.0f} s. TTFT {1000 * answer.ttft_s:.0f} ms over {mebibytes(answer.cache_bytes)} of "
+            f"At {answer.time_s:.0f} s. TTFT {1000 * answer.ttft_s:.0f} ms over {bytes_text(answer.cache_bytes)} of "
             f"cache. Likeliest first words: {tops}."
         )
-        if answer.attention is not None and scene is not None:
-            attended(answer, scene, place)
+        if answer.attention is not None and moment is not None:
+            attended(answer, moment, place)
 
 
-def attended(answer: Answer, scene: Scene, place: int) -> None:
+def attended(answer: Answer, moment: Moment, place: int) -> None:
     """The frames with most of the question's attention, as pictures."""
     assert answer.attention is not None
     mass = figures.frame_shares(answer.attention, sinks=False).mean((0, 1))
     best = [int(f) for f in np.argsort(-mass, kind="stable")[:6] if mass[f] > 0]
-    best = sorted(f for f in best if scene.picture(f) is not None)
-    if not best:
+    pictures = {f: p for f in sorted(best) if (p := moment.picture(f)) is not None}
+    if not pictures:
         return
-    pictures = [scene.picture(f) for f in best]
+    best = list(pictures)
     full = np.ones((len(best), 1, 1), np.float32)
     captions = [f"{f}: {mass[f]:.0%}" for f in best]
-    picture, _ = figures.filmstrip(pictures, full, captions, height_px=64)
+    picture, _ = figures.filmstrip(list(pictures.values()), full, captions, height_px=64)
     show_picture(
         picture,
         key=f"live-attended-{answer.step}-{hash(answer.question)}-{place}",
@@ -81,6 +81,7 @@ def recorded_answers(recording: Recording) -> None:
             alt="Time to first token of the recorded answers over stream time",
             code=f"""
 from hermes_lab import figures
+from hermes_lab.brief import bytes_text
 from hermes_lab.recording import Recording
 
 answers = Recording.open({str(recording.folder)!r}).answers

@@ -8,16 +8,16 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from dashboards.live.moment import Scene
+from dashboards.live.moment import Moment
 from dashboards.live.pictures import HIGH_PX, Picture
 from hermes_lab import figures
 
-FILM_FRAMES = 10
+FILMSTRIP_FRAMES = 10
 HEIGHT_PX = HIGH_PX // 2
 
 
 @dataclass(frozen=True)
-class Film:
+class Filmstrip:
     """Frames with what survives of them.
 
     Attributes:
@@ -62,19 +62,19 @@ class Film:
         return ("frame", "time_s", "row", "col", "share_held"), lines
 
 
-def film_of(scene: Scene, layer: int | None, newest: bool) -> Film | None:
+def filmstrip_of(moment: Moment, layer: int | None, newest: bool) -> Filmstrip | None:
     """The filmstrip of a moment; None where no frame has a picture."""
-    frames = figures.choose_frames(scene.snapshot.frames_seen, FILM_FRAMES, newest)
-    pictures = {f: p for f in frames if (p := scene.picture(f)) is not None}
+    frames = figures.choose_frames(moment.snapshot.frames_seen, FILMSTRIP_FRAMES, newest)
+    pictures = {f: p for f in frames if (p := moment.picture(f)) is not None}
     if not pictures:
         return None
     frames = list(pictures)
     shares = figures.surviving_share(
-        scene.state, scene.column("frame"), scene.column("row"), scene.column("col"), frames, scene.grid, layer
+        moment.state, moment.column("frame"), moment.column("row"), moment.column("col"), frames, moment.grid, layer
     )  # fmt: skip
-    return Film(frames, _times(scene, frames), shares, list(pictures.values()))
+    return Filmstrip(frames, _times(moment, frames), shares, list(pictures.values()))
 
 
-def _times(scene: Scene, frames: list[int]) -> list[float]:
-    frame, time_s = scene.column("frame"), scene.column("time_s")
+def _times(moment: Moment, frames: list[int]) -> list[float]:
+    frame, time_s = moment.column("frame"), moment.column("time_s")
     return [float(time_s[np.searchsorted(frame, f)]) if f in frame else float(f) for f in frames]

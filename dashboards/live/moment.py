@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,14 +18,14 @@ from hermes_lab.snapshot import Answer, Snapshot
 from hermes_lab.tokens import TokenTable
 
 if TYPE_CHECKING:
-    from dashboards.live.stream_view import View
+    from dashboards.live.stream_view import StreamView
     from dashboards.live.worker import StreamWorker
 
 SHORTEST_ROOM = 64
 
 
 @dataclass(frozen=True)
-class Scene:
+class Moment:
     """One moment of a stream.
 
     Attributes:
@@ -59,7 +59,7 @@ class Scene:
         came = np.flatnonzero((self.state != TokenState.ABSENT).any(0))
         return int(came[-1]) + 1 if len(came) else 0
 
-    def column(self, name: str) -> npt.NDArray[np.generic]:
+    def column(self, name: str) -> npt.NDArray[Any]:
         """A column of the token table, for the video tokens."""
         return self.table.column(name)[self.ids]
 
@@ -73,7 +73,7 @@ class Scene:
         return int(self.ids[first + (inside[0] if len(inside) else 0)])
 
 
-def recorded_scene(recording: Recording, retention: Retention, index: int) -> Scene:
+def recorded_moment(recording: Recording, retention: Retention, index: int) -> Moment:
     """The moment after the step with this 0-based index; `retention` is `recording.retention()`."""
     snapshot = recording.steps[index]
     table = recording.tokens
@@ -87,7 +87,7 @@ def recorded_scene(recording: Recording, retention: Retention, index: int) -> Sc
         except RecordingError:
             return None
 
-    return Scene(
+    return Moment(
         seq=index,
         snapshot=snapshot,
         table=table,
@@ -108,14 +108,14 @@ def recorded_scene(recording: Recording, retention: Retention, index: int) -> Sc
     )
 
 
-def live_scene(worker: StreamWorker, view: View) -> Scene | None:
+def live_moment(worker: StreamWorker, view: StreamView) -> Moment | None:
     """The newest moment of a running stream; None before its first step."""
     if view.snapshot is None:
         return None
     table, ids = view.table, view.ids
     row, col = table.column("row"), table.column("col")
     room = room_frames(view.snapshot.frames_seen, view.expected_frames)
-    return Scene(
+    return Moment(
         seq=view.snapshot.step,
         snapshot=view.snapshot,
         table=table,

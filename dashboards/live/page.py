@@ -7,13 +7,14 @@ from dataclasses import replace
 
 import streamlit as st
 
-from dashboards.live import panels as panels
-from dashboards.live.arriving import TICK_S, replayed_way
+from dashboards.live import panels
+from dashboards.live.arriving import TICK_S, replayed_arriving
 from dashboards.live.conversation import recorded_answers
 from dashboards.live.files import recorded_files
-from dashboards.live.moment import Scene, recorded_scene
+from dashboards.live.moment import Moment, recorded_moment
 from dashboards.live.playback import Player, index_at, next_step_s
-from dashboards.parts import state
+from dashboards.parts import keys, state
+from dashboards.parts.keys import Slot, remembered
 from dashboards.parts.policy_text import short_spec
 from dashboards.parts.resources import chosen_recording, retention_of
 from dashboards.parts.store import stamp
@@ -23,7 +24,7 @@ REPLAY, RUN = "Replay", "Run a model"
 
 
 def speeds_of(end_s: float) -> tuple[list[float], float]:
-    """Stream seconds a second that are offered for a recording of that length, and the one to start with."""
+    """Playback speeds, in stream seconds per second, that are offered for a recording of that length, and the one to start with."""
     usual = round(max(8.0, end_s / 30), 1)
     return sorted({1.0, 4.0, 8.0, 32.0, usual}), usual
 
@@ -34,10 +35,16 @@ def speed_of(text: str, end_s: float) -> float:
     return next((s for s in speeds if f"{s:g}" == text), usual)
 
 
+def player_of(recording: Recording) -> Slot[Player]:
+    """Where the needle of this recording is remembered."""
+    return Slot(keys.player(recording.folder))
+
+
 def replay_player(recording: Recording, view: state.ViewState) -> Player:
     """The needle of this recording; it starts at the step in the URL, or playing from the beginning."""
-    key = f"player-{recording.folder}"
-    if key not in st.session_state:
+    slot = player_of(recording)
+    player = slot.get()
+    if player is None:
         end_s = float(recording.timeline.time_s[-1])
         player = Player(0.0, end_s, speed=speed_of(view.speed, end_s), playing=False)
         if view.step is None:
@@ -46,8 +53,8 @@ def replay_player(recording: Recording, view: state.ViewState) -> Player:
             steps = recording.timeline.step
             at = int(min(max(steps.searchsorted(view.step), 0), len(steps) - 1))
             player = replace(player, at_s=float(recording.timeline.time_s[at]))
-        st.session_state[key] = player
-    return st.session_state[key]
+        slot.set(player)
+    return player
 
 
 def replay_controls(recording: Recording, player: Player) -> Player:
@@ -62,11 +69,9 @@ def replay_controls(recording: Recording, player: Player) -> Player:
         player = player.pause(now)
         player = player.seek(next_step_s(recording, player.position(now)), now)
     speeds, usual = speeds_of(player.end_s)
-    state.initial("replay-speed", player.speed)
-    if st.session_state["replay-speed"] not in speeds:  # of a longer recording
-        st.session_state["replay-speed"] = usual
+    state.initial(keys.REPLAY_SPEED, player.speed, among=speeds)
     speed = buttons[3].selectbox(
-        "Stream seconds a second", speeds, key="replay-speed", format_func=lambda s: f"{s:g}x"
+        "Playback speed", speeds, key=keys.REPLAY_SPEED, format_func=lambda s: f"{s:g}x"
     )
     if speed != player.speed:
         player = player.with_speed(speed, now)
@@ -75,11 +80,11 @@ def replay_controls(recording: Recording, player: Player) -> Player:
         times = recording.timeline.time_s
         shown = index_at(recording, player.position(now))
         if len(times) > 1:
-            st.session_state["replay-seek"] = shown
+            st.session_state[keys.REPLAY_SEEK] = shown
             buttons[4].select_slider(
                 "After step",
                 range(len(times)),
-                key="replay-seek",
+                key=keys.REPLAY_SEEK,
                 format_func=lambda i: f"{i} ({times[i]:.0f} s)",
                 on_change=seek,
                 args=(recording,),
@@ -91,10 +96,11 @@ def replay_controls(recording: Recording, player: Player) -> Player:
 
 
 def seek(recording: Recording) -> None:
-    key = f"player-{recording.folder}"
-    index = st.session_state["replay-seek"]
-    player: Player = st.session_state[key]
-    st.session_state[key] = player.seek(float(recording.timeline.time_s[index]), time.monotonic())
+    """Move the needle to the step that was chosen."""
+    index = st.session_state[keys.REPLAY_SEEK]
+    slot = player_of(recording)
+    player = replay_player(recording, state.current())
+    slot.set(player.seek(float(recording.timeline.time_s[index]), time.monotonic()))
 
 
 def replay(view: state.ViewState) -> None:
@@ -104,45 +110,46 @@ def replay(view: state.ViewState) -> None:
     if recording is None:
         return
     retention = retention_of(recording)
-    player = replay_controls(recording, replay_player(recording, view))
-    key = f"player-{recording.folder}"
-    st.session_state[key] = player
+    slot = player_of(recording)
+    player = slot.set(replay_controls(recording, replay_player(recording, view)))
 
-    place = st.container()  # the stage stands above its controls, which it obeys
-    panels.film_controls(recording.layers)
+    place = st.container()  # what moves stands above its controls, which it obeys
+    panels.filmstrip_controls(recording.layers)
     panels.explained()
     panels.which_policy(short_spec(recording.manifest.policy), recording.manifest.model.name)
-    name = state.read().recording
+    name = state.current().recording
 
-    def scene_at(at_s: float) -> Scene:
+    def moment_at(at_s: float) -> Moment:
         index = index_at(recording, at_s)
-        return panels.remembered(
-            "scene-shown",
+        return remembered(
+            keys.MOMENT_SHOWN,
             (stamp(recording.folder), index),
-            lambda: recorded_scene(recording, retention, index),
+            lambda: recorded_moment(recording, retention, index),
         )
 
-    shown = scene_at(player.position(time.monotonic()))
+    shown = moment_at(player.position(time.monotonic()))
     panels.clicked(shown, name)
     drawn = panels.chosen_state(shown)
 
     @st.fragment(run_every=TICK_S if player.playing else None)
-    def stage() -> None:
+    def live_view() -> None:
         now = time.monotonic()
-        needle: Player = st.session_state[key]
+        needle = slot.get() or player
         if needle.playing and needle.ended(now):
-            st.session_state[key] = needle.pause(now)
+            slot.set(needle.pause(now))
             st.rerun(scope="app")
-        scene = scene_at(needle.position(now))
-        if panels.chosen_state(scene) != drawn:
+        moment = moment_at(needle.position(now))
+        if panels.chosen_state(moment) != drawn:
             st.rerun(scope="app")
-        way = replayed_way(
-            recording, scene, needle.position(now), needle.speed if needle.playing else 0.0
+        arriving = replayed_arriving(
+            recording, moment, needle.position(now), needle.speed if needle.playing else 0.0
         )
-        panels.tick(scene, way, panels.thumbnails_of(str(stamp(recording.folder)), scene.picture))
+        panels.tick(
+            moment, arriving, panels.thumbnails_of(str(stamp(recording.folder)), moment.picture)
+        )
 
     with place:
-        stage()
+        live_view()
     recorded_answers(recording)
     recorded_files(recording, retention)
 
@@ -150,9 +157,9 @@ def replay(view: state.ViewState) -> None:
 view = state.open_page("live")
 st.title("Live", anchor=False)
 with st.sidebar:
-    state.initial("w_mode", view.mode if view.mode in (REPLAY, RUN) else REPLAY)
+    state.initial(keys.MODE, view.mode if view.mode in (REPLAY, RUN) else REPLAY)
     mode = st.segmented_control(
-        "What to show", [REPLAY, RUN], key="w_mode", label_visibility="collapsed", width="stretch"
+        "What to show", [REPLAY, RUN], key=keys.MODE, label_visibility="collapsed", width="stretch"
     )
 view = state.write(mode="" if mode in (None, REPLAY) else mode)
 if mode == RUN:

@@ -2,53 +2,60 @@
 
 from __future__ import annotations
 
-import time
+from concurrent.futures import Future, wait
 from datetime import datetime
 
 import streamlit as st
 
-from dashboards.live import panels as panels
-from dashboards.live.arriving import TICK_S, live_way
+from dashboards.live import panels
+from dashboards.live.arriving import TICK_S, live_arriving
 from dashboards.live.conversation import live_answers
 from dashboards.live.files import running_files
-from dashboards.live.moment import Scene, live_scene
+from dashboards.live.moment import Moment, live_moment
 from dashboards.live.sources import source_picker
-from dashboards.live.stream_view import UNPACED, StreamSettings, View
+from dashboards.live.stream_view import UNPACED, StreamSettings, StreamView
 from dashboards.live.worker import StreamWorker
-from dashboards.parts import snippets, state
+from dashboards.parts import keys, snippets, state
 from dashboards.parts.controls import model_named, model_picker, policy_picker
+from dashboards.parts.keys import Slot, remembered
 from dashboards.parts.page_parts import refuse
 from dashboards.parts.policy_text import full_spec
-from dashboards.parts.resources import things
+from dashboards.parts.resources import session_resources
 from dashboards.parts.store import Store
 from hermes_lab.errors import LabError
 from hermes_lab.worlds import bundled
 
 IDLE_TICK_S = 1.0
+HEARD_S = 0.5
+"""So long a page waits for what it told the stream; after that it is drawn anew when the stream has done it."""
 SPEEDS = {"1x": 1.0, "4x": 4.0, "8x": 8.0, "16x": 16.0, "as fast as it goes": UNPACED}
 USUAL_SPEED = "4x"
 USUAL_POLICY = "hermes(budget_tokens=256)"
+POLICY_ASKED: Slot[str] = Slot(keys.LIVE_POLICY_ASKED)
+"""The policy that the running stream was last asked to use, in one line of text."""
+SPEED_SET: Slot[tuple[int, str]] = Slot(keys.LIVE_SPEED_SET)
+"""Which stream was last told which speed."""
 
 
 def start_form(view: state.ViewState) -> None:
     """Choose what to run, and run it."""
     source = source_picker(view)
-    model = model_picker("w_model", view.model)
+    model = model_picker(keys.MODEL, view.model)
     linked = "" if "|" in view.policy else view.policy  # several are the policy lab's
-    policy, name = policy_picker("w_policy", linked or USUAL_POLICY)
+    policy, name = policy_picker(keys.LIVE_POLICY, linked or USUAL_POLICY)
     left, right = st.columns(2)
-    state.lasting("live-chunk", min(max(view.chunk or 4, 1), 256))
-    chunk = left.number_input("Frames a chunk", 1, 256, key="live-chunk")
-    state.lasting("live-fps", min(max(view.fps or 1.0, 0.1), 30.0))
-    fps = float(right.number_input("Frames a second", 0.1, 30.0, key="live-fps"))
-    state.lasting("live-speed", view.speed if view.speed in SPEEDS else USUAL_SPEED)
-    speed = st.selectbox("Speed", list(SPEEDS), key="live-speed")
-    state.lasting("live-record", True)
-    record = st.toggle("Record", key="live-record", help="Needed to ask why on the other pages.")
-    running = things().worker
+    state.lasting(keys.LIVE_CHUNK, min(max(view.chunk or 4, 1), 256))
+    chunk = left.number_input("Frames per chunk", 1, 256, key=keys.LIVE_CHUNK)
+    state.lasting(keys.LIVE_FPS, min(max(view.fps or 1.0, 0.1), 30.0))
+    fps = float(right.number_input("Frames per second", 0.1, 30.0, key=keys.LIVE_FPS))
+    state.lasting(keys.LIVE_SPEED, view.speed if view.speed in SPEEDS else USUAL_SPEED)
+    speed = st.selectbox("Speed", list(SPEEDS), key=keys.LIVE_SPEED)
+    state.lasting(keys.LIVE_RECORD, True)
+    record = st.toggle("Record", key=keys.LIVE_RECORD, help="Needed to ask why on the other pages.")
+    running = session_resources().worker
     shown = speed
     if running is not None:
-        shown = st.session_state[state.lasting("live-speed-now", speed)]
+        shown = st.session_state[state.lasting(keys.LIVE_SPEED_NOW, speed)]
     state.write(
         model=model,
         policy=full_spec(policy.config()) if policy else name,
@@ -71,9 +78,9 @@ def start_form(view: state.ViewState) -> None:
                 record=folder, record_level="rows",
                 max_frames=source.max_frames,
             )  # fmt: skip
-            things().start(settings)
-            st.session_state["live-policy"] = full_spec(policy.config())
-            state.forget("live-speed-now")  # this stream begins at the speed of the form
+            session_resources().start(settings)
+            POLICY_ASKED.set(full_spec(policy.config()))
+            state.forget(keys.LIVE_SPEED_NOW)  # this stream begins at the speed of the form
             if folder is not None:
                 state.change_recording(folder.name)
         except LabError as error:
@@ -81,7 +88,7 @@ def start_form(view: state.ViewState) -> None:
         else:
             st.rerun()  # the controls of a running stream were drawn for none
     if stop.button("Stop", width="stretch", disabled=running is None):
-        things().stop()
+        session_resources().stop()
         st.rerun()
     if policy is not None:
         with st.container():
@@ -106,42 +113,45 @@ def _loadable(model: str) -> str:
 
 def change_policy(spec: str, config: dict[str, object]) -> None:
     """In mid-stream the policy above takes over from the next decision on."""
-    worker = things().worker
+    worker = session_resources().worker
     if worker is None or not worker.alive:
         return
     now = worker.latest()
-    asked = spec == st.session_state.get("live-policy") and now.error is None
+    asked = spec == POLICY_ASKED.get() and now.error is None
     if asked or spec == now.policy:
         return
     st.info("The policy above differs from the one that runs.")
     if st.button("Use it from the next decision on", key="live-change", width="stretch"):
         worker.set_policy(config)
-        st.session_state["live-policy"] = spec
+        POLICY_ASKED.set(spec)
         st.rerun()
+
+
+def heard(done: Future[None]) -> None:
+    """Let the stream do what it was told, so that the page shows it, unless the model is busy for longer."""
+    wait([done], HEARD_S)
 
 
 def live_controls(worker: StreamWorker) -> None:
     buttons = st.columns([1, 1, 1, 2, 4], vertical_alignment="bottom")
     if buttons[0].button("Play", icon=":material/play_arrow:", key="live-play", width="stretch"):
-        worker.play()
-        time.sleep(0.05)
+        heard(worker.play())
     if buttons[1].button("Pause", icon=":material/pause:", key="live-pause", width="stretch"):
-        worker.pause()
-        time.sleep(0.05)
+        heard(worker.pause())
     if buttons[2].button("Step", icon=":material/skip_next:", key="live-step", width="stretch"):
-        worker.step()
-    state.lasting("live-speed-now", st.session_state["live-speed"])
-    speed = buttons[3].selectbox("Speed", list(SPEEDS), key="live-speed-now")
-    if st.session_state.get("live-speed-set") != (id(worker), speed):
+        heard(worker.step())
+    state.lasting(keys.LIVE_SPEED_NOW, st.session_state[keys.LIVE_SPEED])
+    speed = buttons[3].selectbox("Speed", list(SPEEDS), key=keys.LIVE_SPEED_NOW)
+    if SPEED_SET.get() != (id(worker), speed):
         worker.set_speed(SPEEDS[speed])
-        st.session_state["live-speed-set"] = (id(worker), speed)
+        SPEED_SET.set((id(worker), speed))
 
 
 def live(view: state.ViewState) -> None:
     """Run a model and draw the newest of its snapshots."""
     with st.sidebar:
         start_form(view)
-    worker = things().worker
+    worker = session_resources().worker
     if worker is None:
         st.info(
             "Choose a source, a model and a policy on the left, then press **Start**. "
@@ -153,53 +163,54 @@ def live(view: state.ViewState) -> None:
     question = st.bottom.chat_input("Ask the stream something, at any time")
     if question:
         worker.ask(question)
-        time.sleep(0.05)
     current = worker.latest()
-    scene = scene_of(worker, current)
+    moment = moment_of(worker, current)
     record = worker.settings.record
     name = record.name if record else ""
     panels.messages(worker, current)
-    place = st.container()  # the stage stands above its controls, which it obeys
-    panels.film_controls(current.layers)
+    place = st.container()  # what moves stands above its controls, which it obeys
+    panels.filmstrip_controls(current.layers)
     panels.explained()
     panels.which_policy(current.policy, worker.settings.model)
-    panels.clicked(scene, name)
-    if scene is not None:
-        live_answers(scene, current)
-    drawn = words_of(current, scene)
+    panels.clicked(moment, name)
+    if moment is not None:
+        live_answers(moment, current)
+    drawn = words_of(current, moment)
     moving = is_moving(current)
 
     @st.fragment(run_every=TICK_S if moving else IDLE_TICK_S)
-    def stage() -> None:
+    def live_view() -> None:
         now = worker.latest()
-        scene = scene_of(worker, now)
-        if words_of(now, scene) != drawn:
+        moment = moment_of(worker, now)
+        if words_of(now, moment) != drawn:
             st.rerun(scope="app")
-        way = live_way(now, worker.settings.chunk_frames)
-        panels.tick(scene, way, panels.thumbnails_of(str(id(worker)), worker.picture), view=now)
+        arriving = live_arriving(now, worker.settings.chunk_frames)
+        panels.tick(
+            moment, arriving, panels.thumbnails_of(str(id(worker)), worker.picture), view=now
+        )
 
     with place:
-        stage()
+        live_view()
     running_files(worker)
 
 
-def is_moving(view: View) -> bool:
+def is_moving(view: StreamView) -> bool:
     return view.status in ("loading", "playing") or view.answering is not None
 
 
-def scene_of(worker: StreamWorker, view: View) -> Scene | None:
+def moment_of(worker: StreamWorker, view: StreamView) -> Moment | None:
     """The newest moment, made once a step."""
     step = None if view.snapshot is None else view.snapshot.step
-    return panels.remembered(
-        "scene-shown",
+    return remembered(
+        keys.MOMENT_SHOWN,
         (id(worker), step, len(view.answers), view.policy),
-        lambda: live_scene(worker, view),
+        lambda: live_moment(worker, view),
     )
 
 
-def words_of(view: View, scene: Scene | None) -> tuple[object, ...]:
-    """What the page says in words beside the stage: it is drawn anew where this changes, and only then."""
+def words_of(view: StreamView, moment: Moment | None) -> tuple[object, ...]:
+    """What the page says in words beside the live view: it is drawn anew where this changes, and only then."""
     return (
         is_moving(view), view.status, view.error, view.notes, view.source_kind, view.policy, view.layers,
-        len(view.answers), panels.chosen_state(scene),
+        len(view.answers), panels.chosen_state(moment),
     )  # fmt: skip

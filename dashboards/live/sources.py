@@ -7,9 +7,11 @@ from typing import get_args
 
 import streamlit as st
 
+from dashboards.parts import keys
+from dashboards.parts.keys import Slot
 from dashboards.parts.page_parts import refuse
 from dashboards.parts.plain_text import plain
-from dashboards.parts.resources import things
+from dashboards.parts.resources import session_resources
 from dashboards.parts.state import ViewState, lasting
 from hermes_lab.errors import LabError
 from hermes_lab.worlds import HELD_OUT_SEEDS, bundled
@@ -17,8 +19,6 @@ from hermes_lab.worlds.schedule import Camera
 
 CLIP, WORLD, UPLOAD, CAMERA = "Bundled clip", "Procedural world", "Upload", "Camera"
 CAMERAS: tuple[Camera, ...] = get_args(Camera)
-UPLOADED = "uploaded"
-"""Where a browser session keeps its last upload: a `Source`, or the sentence that refused it."""
 UPLOAD_TYPES = ["mp4", "mkv", "mov", "webm", "avi", "gif", "m4v", "ts"]
 
 
@@ -39,12 +39,16 @@ class Source:
     world: tuple[int, int, Camera] | None = None
 
 
+UPLOADED: Slot[Source | str] = Slot(keys.UPLOADED)
+"""The last upload of a browser session, or the sentence that refused it."""
+
+
 def source_picker(view: ViewState) -> Source | None:
     """Choose a source; None where the choice is not complete, with a sentence on the page."""
     kind, seed, frames, camera = _from_spec(view.source)
     kinds = [CLIP, WORLD, UPLOAD, CAMERA]
-    lasting("w_source_kind", kind)
-    kind = st.selectbox("Source", kinds, key="w_source_kind")
+    lasting(keys.SOURCE_KIND, kind)
+    kind = st.selectbox("Source", kinds, key=keys.SOURCE_KIND)
     if kind == CLIP:
         return Source(
             str(bundled.clip_path()),
@@ -54,20 +58,22 @@ def source_picker(view: ViewState) -> Source | None:
         )
     if kind == WORLD:
         left, right = st.columns(2)
-        lasting("w_seed", seed)
-        lasting("w_frames", frames)
-        lasting("w_camera", camera)
-        seed = int(left.number_input("Seed", 0, HELD_OUT_SEEDS.stop - 1, key="w_seed"))
-        frames = int(right.number_input("Frames", 8, 4096, step=8, key="w_frames"))
-        camera = st.segmented_control("Camera", CAMERAS, key="w_camera") or "still"
+        lasting(keys.SEED, seed)
+        lasting(keys.FRAMES, frames)
+        lasting(keys.CAMERA, camera)
+        seed = int(left.number_input("Seed", 0, HELD_OUT_SEEDS.stop - 1, key=keys.SEED))
+        frames = int(right.number_input("Frames", 8, 4096, step=8, key=keys.FRAMES))
+        camera = st.segmented_control("Camera", CAMERAS, key=keys.CAMERA) or "still"
         spec = f"world:seed={seed},frames={frames}" + (
             "" if camera == "still" else f",camera={camera}"
         )
         return Source(spec, spec, spec, world=(seed, frames, camera))
     if kind == CAMERA:
-        lasting("w_camera_no", 0)
+        lasting(keys.CAMERA_NUMBER, 0)
         number = int(
-            st.number_input("Camera of the machine that runs this app", 0, 9, key="w_camera_no")
+            st.number_input(
+                "Camera of the machine that runs this app", 0, 9, key=keys.CAMERA_NUMBER
+            )
         )
         return Source(f"camera:{number}", f"camera {number}", "")
     return _upload()
@@ -77,17 +83,17 @@ def _upload() -> Source | None:
     given = st.file_uploader(
         "Video file",
         type=UPLOAD_TYPES,
-        key="w_upload",
+        key=keys.UPLOAD,
         help="At most 200 MB and four hours; it stays on this machine and is removed with this browser session.",
         on_change=_upload_changed,
     )
-    if given is not None and UPLOADED not in st.session_state:
+    if given is not None and UPLOADED.get() is None:
         try:
-            path = things().keep_upload(given.name, given.getvalue())
-            st.session_state[UPLOADED] = Source(str(path), given.name, "")
+            path = session_resources().keep_upload(given.name, given.getvalue())
+            UPLOADED.set(Source(str(path), given.name, ""))
         except LabError as error:
-            st.session_state[UPLOADED] = str(error)
-    kept: Source | str | None = st.session_state.get(UPLOADED)
+            UPLOADED.set(str(error))
+    kept = UPLOADED.get()
     if isinstance(kept, str):
         refuse(kept)
         return None
@@ -99,7 +105,7 @@ def _upload() -> Source | None:
 
 
 def _upload_changed() -> None:
-    st.session_state.pop(UPLOADED, None)
+    UPLOADED.pop()
 
 
 def _from_spec(spec: str) -> tuple[str, int, int, Camera]:
@@ -111,8 +117,9 @@ def _from_spec(spec: str) -> tuple[str, int, int, Camera]:
             found = parse_world(spec)
         except LabError:
             return CLIP, 7, 120, "still"
-        cameras = [c for c in CAMERAS if c == found.get("camera", "still")]
+        by_name: dict[str, Camera] = {camera: camera for camera in CAMERAS}
+        camera = by_name.get(str(found.get("camera", "still")))
         seed, frames = int(found["seed"]), int(found["frames"])
-        if cameras and seed in HELD_OUT_SEEDS and 8 <= frames <= 4096:
-            return WORLD, seed, frames, cameras[0]
+        if camera is not None and seed in HELD_OUT_SEEDS and 8 <= frames <= 4096:
+            return WORLD, seed, frames, camera
     return CLIP, 7, 120, "still"

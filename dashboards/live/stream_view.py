@@ -43,7 +43,7 @@ class StreamSettings:
 
 
 @dataclass(frozen=True)
-class View:
+class StreamView:
     """What a page draws; replaced as a whole, never changed.
 
     Attributes:
@@ -57,6 +57,7 @@ class View:
         frames_per_s: stream frames prefilled per wall second over the last steps.
         cache_bytes: (time_s, bytes) after every step.
         answering: text so far of the answer being generated.
+        notes: what to know of the source, the budget and the policy; each sentence stays as long as the stream lasts.
         error: what went wrong, in a sentence; the stream may go on all the same.
     """
 

@@ -7,11 +7,10 @@ named commands, which the thread carries out between two frames. An error ends i
 from __future__ import annotations
 
 import logging
-import queue
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import replace
@@ -19,8 +18,9 @@ from typing import Any, ClassVar, TypeVar
 
 import torch
 
+from dashboards.live.commands import Commands, nothing
 from dashboards.live.pictures import Picture, Pictures
-from dashboards.live.stream_view import UNPACED, StreamSettings, View
+from dashboards.live.stream_view import UNPACED, StreamSettings, StreamView
 from dashboards.live.token_states import Tracker
 from dashboards.parts import snippets
 from dashboards.parts.limits import check_chunk, limits
@@ -49,8 +49,8 @@ class StreamWorker:
         self.settings = settings
         self._lab_of = lab_of
         self._lock = threading.Lock()
-        self._view = View()
-        self._commands: queue.Queue[Callable[[], None]] = queue.Queue()
+        self._view = StreamView()
+        self._commands = Commands()
         self._stop = threading.Event()
         self._playing = not settings.start_paused
         self._steps_wanted = 0
@@ -60,13 +60,14 @@ class StreamWorker:
         self._durations: list[tuple[float, int]] = []
         self._waiting: list[Frame] = []
         self._next_due = 0.0
+        self._notes: dict[str, str] = {}  # as they are shown, in the order in which they were said
         self.session: StreamSession | None = None
         self._thread = threading.Thread(target=self._run, name="hermes-stream", daemon=True)
         self._thread.start()
         self._all.add(self)
 
     # --- for pages ------------------------------------------------------------------------------
-    def latest(self) -> View:
+    def latest(self) -> StreamView:
         """The newest view."""
         with self._lock:
             return self._view
@@ -79,27 +80,32 @@ class StreamWorker:
     def alive(self) -> bool:
         return self._thread.is_alive()
 
-    def play(self) -> None:
-        self._command(self._set_playing, True)
+    # Commands return at once; the future is done when the view says what came of them.
+    def play(self) -> Future[None]:
+        """Go on."""
+        return self._command(self._set_playing, True)
 
-    def pause(self) -> None:
-        self._command(self._set_playing, False)
+    def pause(self) -> Future[None]:
+        """Stand still after the chunk that is being fed."""
+        return self._command(self._set_playing, False)
 
-    def step(self) -> None:
-        """Feed one chunk, then pause."""
-        self._command(self._want_step)
+    def step(self) -> Future[None]:
+        """Feed one chunk, then pause; the future is done before the chunk is fed."""
+        return self._command(self._want_step)
 
-    def set_speed(self, speed: float) -> None:
+    def set_speed(self, speed: float) -> Future[None]:
         """Stream seconds per second; 0: as fast as the model goes."""
-        self._command(self._set_speed, speed)
+        return self._command(self._set_speed, speed)
 
-    def set_policy(self, config: dict[str, Any]) -> None:
+    def set_policy(self, config: dict[str, Any]) -> Future[None]:
         """Change the policy from the next decision on; a refusal appears as the view's error."""
-        self._command(self._set_policy, config)
+        return self._command(self._set_policy, config)
 
-    def ask(self, question: str, max_new_tokens: int = 24) -> None:
-        """Ask the stream between two chunks; the answer appears in the view."""
-        self._command(self._ask, question, max_new_tokens)
+    def ask(self, question: str, max_new_tokens: int = 24) -> Future[None]:
+        """Ask the stream between two chunks; that it was asked is in the view at once, the answer when it is there."""
+        return self._command(
+            self._ask, question, max_new_tokens, first=lambda: self._publish(answering="")
+        )
 
     def submit(self, work: Callable[[StreamSession], T]) -> Future[T]:
         """Run something on the session in its own thread, between two chunks."""
@@ -113,10 +119,8 @@ class StreamWorker:
             except BaseException as error:
                 done.set_exception(error)
 
-        if not self.alive or self._stop.is_set():
+        if self._stop.is_set() or not self._commands.put(carry_out):
             done.set_exception(LabError("The stream has been stopped; start it again."))
-            return done
-        self._commands.put(carry_out)
         return done
 
     def snippet(self, *imports: str, record: str = "") -> str:
@@ -131,13 +135,26 @@ class StreamWorker:
     def stop(self, timeout_s: float = 10.0) -> None:
         """End the thread and finish the recording."""
         self._stop.set()
-        self._commands.put(lambda: None)
+        self._commands.put(nothing)
         if threading.current_thread() is not self._thread:
             self._thread.join(timeout_s)
 
     # --- the thread ------------------------------------------------------------------------------
-    def _command(self, call: Callable[..., None], *arguments: Any) -> None:
-        self._commands.put(lambda: call(*arguments))
+    def _command(
+        self, call: Callable[..., None], *arguments: Any, first: Callable[[], None] = nothing
+    ) -> Future[None]:
+        """Let the thread do something; a thread that has ended does nothing more."""
+        done: Future[None] = Future()
+
+        def carry_out() -> None:
+            try:
+                call(*arguments)
+            finally:
+                done.set_result(None)
+
+        if not self._commands.put(carry_out, first):
+            done.set_result(None)
+        return done
 
     def _publish(self, **changes: Any) -> None:
         with self._lock:
@@ -155,6 +172,7 @@ class StreamWorker:
                     expected_frames=source.estimated_frames,
                     source_name=settings.label,
                     source_kind=source.kind,
+                    notes=self._noted(source.notes),
                 )
                 self._start_session(source)
                 self._publish(status="playing" if self._playing else "paused")
@@ -224,6 +242,7 @@ class StreamWorker:
             full = len(self._waiting) >= self.settings.chunk_frames
             if self._waiting and (full or ended):
                 self._feed()
+                self._publish(notes=self._noted(source.notes))
             if ended and not self._waiting:
                 self._publish(
                     status="finished", error=source.damage or self._view.error, next_due=None
@@ -234,13 +253,10 @@ class StreamWorker:
 
     def _work_off(self, block: bool) -> None:
         """Carry out what the page asked for; waits for the first command where there is nothing else to do."""
-        try:
-            command = self._commands.get(block, 0.5 if block else None)
-            while True:
-                command()
-                command = self._commands.get_nowait()
-        except queue.Empty:
-            return
+        command = self._commands.take(0.5 if block else 0.0)
+        while command is not None:
+            command()
+            command = self._commands.take()
 
     def _wait_for_due(self) -> bool:
         """Whether the next frame is due; commands that come meanwhile are carried out at once."""
@@ -251,8 +267,9 @@ class StreamWorker:
             # after a slow step the clock starts afresh: the stream falls behind rather than rushes
             self._next_due = max(self._next_due, now - 1.0) + self._every_s()
             return True
-        with suppress(queue.Empty):
-            self._commands.get(True, min(self._next_due - now, 0.5))()
+        command = self._commands.take(min(self._next_due - now, 0.5))
+        if command is not None:
+            command()
         return False
 
     def _arrive(self, frame: Frame) -> None:
@@ -309,8 +326,14 @@ class StreamWorker:
             cache_bytes=(*self._view.cache_bytes, (snapshot.time_s, snapshot.cache_bytes)),
             status="playing" if self._running() else "paused",
             error=error or self._view.error,  # one that a page never drew must not be lost
-            notes=snapshot.notes,
+            notes=self._noted(snapshot.notes, snapshot.time_s),
         )
+
+    def _noted(self, notes: Iterable[str], time_s: float | None = None) -> tuple[str, ...]:
+        """All that was said of this stream so far, each sentence once, with the time at which a step said it first."""
+        for note in notes:
+            self._notes.setdefault(note, note if time_s is None else f"At {time_s:.0f} s: {note}")
+        return tuple(self._notes.values())
 
     # --- commands, in the thread ----------------------------------------------------------------
     def _set_playing(self, playing: bool) -> None:
@@ -334,12 +357,16 @@ class StreamWorker:
 
     def _set_policy(self, config: dict[str, Any]) -> None:
         assert self.session is not None
+        of_this_policy = self.session.budget_notes
         try:
             self.session.set_policy(policies.from_config(config))
         except LabError as error:
             self._publish(error=f"The policy stays as it was. {error}")
         else:
-            self._publish(policy=full_spec(self.session.policy.config()), error=None)
+            for note in of_this_policy:
+                self._notes.pop(note, None)
+            changed = full_spec(self.session.policy.config())
+            self._publish(policy=changed, notes=self._noted(()), error=None)
 
     def _ask(self, question: str, max_new_tokens: int) -> None:
         assert self.session is not None
@@ -359,10 +386,7 @@ class StreamWorker:
     def _refuse_the_rest(self) -> None:
         """Commands that nobody will carry out any more are answered, so that nobody waits for them."""
         self.session = None
-        while True:
-            try:
-                self._commands.get_nowait()()
-            except queue.Empty:
-                return
-            except Exception:  # a command that needs a session; the view says why there is none
-                continue
+        for command in self._commands.close():
+            with suppress(Exception):  # it needs a session; the view says why there is none
+                command()
+        self._publish(answering=None)

@@ -1,4 +1,4 @@
-"""Small browser components: the retention strip, a picture that says where it was clicked, and the Live page's stage.
+"""Small browser components: the retention strip, a picture that says where it was clicked, and the live view.
 
 They take plain bytes, redraw in place (no flicker, no zoom lost) and can be used from the keyboard: arrow keys
 move a cursor, Enter selects. What runs in the browser lies in `browser/`.
@@ -6,55 +6,37 @@ move a cursor, Enter selects. What runs in the browser lies in `browser/`.
 
 from __future__ import annotations
 
-import json
-import struct
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import streamlit as st
+from streamlit.components import v2
+from streamlit.components.v2.types import ComponentRenderer
 
+from dashboards.parts.protocol import ClickableHead, StripHead, packed
+from dashboards.parts.templates import BROWSER, filled
 from hermes_lab.figures import STATE_COLOURS, STATE_WORDS, Strip
 from hermes_lab.figures.theme import GREEN
 from hermes_lab.recording import TokenState
 
-_BROWSER = Path(__file__).parents[1] / "browser"
-
-
-def _source(*names: str) -> str:
-    return "\n".join((_BROWSER / name).read_text("utf-8") for name in names)
-
-
-_CSS = _source("box.css")
-_STRIP = (
-    '<canvas class="strip" tabindex="0" role="img"></canvas><div class="axis"></div>'
-    '<div class="tip" aria-live="polite"></div><div class="legend"></div>'
-)
 ON_ITS_WAY = "on its way"
-_strip = st.components.v2.component(
-    "hermes_lab_strip",
-    html=f'<div class="box">{_STRIP}</div>',
-    css=_CSS,
-    js=_source("strip_parts.js", "strip.js"),
-)
-_stage = st.components.v2.component(
-    "hermes_lab_stage",
-    html='<div class="box"><dl class="numbers"></dl><div class="moving"><figure class="now">'
-    '<canvas role="img"></canvas><figcaption></figcaption></figure>'
-    f'<div class="side">{_STRIP}</div></div><div class="film" role="group"></div>'
-    '<div class="answering" aria-live="polite"></div></div>',
-    css=_CSS,
-    js=_source("strip_parts.js", "stage.js"),
-)
-_picture = st.components.v2.component(
-    "hermes_lab_picture",
-    html='<div class="box"><img tabindex="0"><div class="tip" aria-live="polite"></div>'
-    '<div class="mark" hidden></div></div>',
-    css=_CSS,
-    js=_source("strip_parts.js", "picture.js"),
-)
+
+
+def _component(name: str) -> ComponentRenderer:
+    """A component of `browser/`: its HTML, its script after what all of them share, and the style of all."""
+    script = "\n".join(
+        (BROWSER / f"{part}.js").read_text("utf-8") for part in ("strip_parts", name)
+    )
+    return v2.component(
+        f"hermes_lab_{name}",
+        html=filled(f"{name}.html"),
+        css=(BROWSER / "box.css").read_text("utf-8"),
+        js=script,
+    )
+
+
+_strip, _live, _clickable = map(_component, ("strip", "live", "clickable"))
 
 
 def strip_head(
@@ -63,7 +45,7 @@ def strip_head(
     seq: int = 0,
     chosen: tuple[int, int] | None = None,
     row_px: int | None = None,
-) -> dict[str, Any]:
+) -> StripHead:
     """What a canvas must know of a strip beside its codes."""
     seen = np.flatnonzero(np.isfinite(strip.time_s))
     ticks = seen[:: max(1, -(-len(seen) // 8))]
@@ -73,22 +55,16 @@ def strip_head(
         "row_px": row_px or max(5, min(26, 260 // max(strip.layers, 1))),
         "frame": strip.frame.tolist(),
         "time_s": [None if np.isnan(t) else round(float(t), 1) for t in strip.time_s],
-        "ticks": [[int(c), f"{strip.time_s[c]:.0f} s"] for c in ticks],
+        "ticks": [(int(c), f"{strip.time_s[c]:.0f} s") for c in ticks],
         "light": [*(STATE_COLOURS[False][s] for s in TokenState), GREEN],
         "dark": [*(STATE_COLOURS[True][s] for s in TokenState), GREEN],
         "paper": [STATE_COLOURS[dark][TokenState.ABSENT] for dark in (False, True)],
         "words": [*(STATE_WORDS[s] for s in TokenState), ON_ITS_WAY],
-        "chosen": None if chosen is None else list(chosen),
+        "chosen": chosen,
         "seq": seq,
         "alt": _alt(strip),
         "hint": "Point at a cell to read it, click it (or arrow keys and Enter) to ask why.",
     }
-
-
-def packed(head: dict[str, Any], body: bytes) -> bytes:
-    """What a component is sent: a JSON header with its length before it, then bytes."""
-    text = json.dumps(head, separators=(",", ":")).encode()
-    return struct.pack("<I", len(text)) + text + body
 
 
 def draw_strip(
@@ -110,11 +86,11 @@ def draw_strip(
     )
 
 
-def draw_stage(
+def draw_live_view(
     data: bytes, *, key: str, on_cell: Callable[[], None], on_frame: Callable[[], None]
 ) -> Any:
-    """Draw what `stage.payload` made; `cell` is as for `draw_strip`, `frame` the number of a clicked frame."""
-    return _stage(data=data, key=key, on_cell_change=on_cell, on_frame_change=on_frame)
+    """Draw what `live.message.payload` made; `cell` is as for `draw_strip`, `frame` the number of a clicked frame."""
+    return _live(data=data, key=key, on_cell_change=on_cell, on_frame_change=on_frame)
 
 
 def draw_picture(
@@ -131,11 +107,11 @@ def draw_picture(
 ) -> Any:
     """Draw a picture with clickable spots (x0, y0, x1, y1 as shares of its size); `spot` is the one clicked."""
     png = png_bytes(picture)
-    head = {
+    head: ClickableHead = {
         "spots": spots, "names": names, "alt": alt, "hint": hint, "across": across,
         "width": width or picture.shape[1], "stamp": hash(png),
     }  # fmt: skip
-    return _picture(data=packed(head, png), key=key, on_spot_change=on_spot)
+    return _clickable(data=packed(head, png), key=key, on_spot_change=on_spot)
 
 
 def show_picture(
@@ -149,11 +125,11 @@ def show_picture(
     """A picture whose bytes travel with the page, not as a file that is gone by the time that a slow browser asks
     for it (as those of `st.image` are)."""
     png = png_bytes(picture)
-    head = {
+    head: ClickableHead = {
         "spots": [], "names": [], "alt": alt, "hint": caption, "across": 1, "width": width or picture.shape[1],
         "stamp": hash(png), "still": True,
     }  # fmt: skip
-    _picture(data=packed(head, png), key=key, on_spot_change=lambda: None)
+    _clickable(data=packed(head, png), key=key, on_spot_change=lambda: None)
 
 
 def png_bytes(picture: npt.NDArray[np.uint8]) -> bytes:

@@ -11,6 +11,7 @@ from typing import Any, Union, get_args, get_origin
 
 import streamlit as st
 
+from dashboards.parts import keys
 from dashboards.parts.page_parts import refuse
 from dashboards.parts.plain_text import printable
 from dashboards.parts.state import lasting
@@ -77,27 +78,24 @@ def policy_picker(
     """
     name, preset, options = _parsed(current)
     available = [n for n in policies.names() if not policies.info(n).evaluation_only]
-    lasting(f"{key}-name", name if name in available else DEFAULT_POLICY)
+    lasting(keys.policy_name(key), name if name in available else DEFAULT_POLICY)
     chosen = st.selectbox(
         "Policy",
         available,
-        key=f"{key}-name",
+        key=keys.policy_name(key),
         format_func=lambda n: f"{n}: {policies.info(n).title}",
     )
     info = policies.info(chosen)
-    base = _defaults(chosen, preset if chosen == name else None, options if chosen == name else {})
+    preset = preset if chosen == name else None
     if info.presets:
-        lasting(f"{key}-{chosen}-preset", preset or info.presets[0])
-        preset_chosen = st.segmented_control(
+        lasting(keys.policy_preset(key, chosen), preset or info.presets[0])
+        preset = st.segmented_control(
             "Preset",
             info.presets,
-            key=f"{key}-{chosen}-preset",
+            key=keys.policy_preset(key, chosen),
             help="Named settings of the fields below.",
         )
-        base = _defaults(chosen, preset_chosen, options if chosen == name else {})
-        suffix = f"-{preset_chosen}"
-    else:
-        suffix = ""
+    base = _defaults(chosen, preset, options if chosen == name else {})
     values: dict[str, Any] = {}
     problem: str | None = None
     fields = [f for f in info.fields if f.name != "budget_tokens"]
@@ -115,7 +113,9 @@ def policy_picker(
             for n, field in enumerate(fields):
                 with grid[n % columns]:
                     values[field.name] = control(
-                        field, f"{key}-{chosen}{suffix}-{field.name}", base.get(field.name)
+                        field,
+                        keys.policy_field(key, chosen, preset, field.name),
+                        base.get(field.name),
                     )
         return policies.from_config({"policy": chosen, **values}), chosen
     except LabError as error:
@@ -126,16 +126,17 @@ def policy_picker(
 
 def _budget(key: str, current: int | None, doc: str) -> int | None:
     """Tokens per layer; empty where the session is to settle it (see `hermes_lab.stream.default_budget`)."""
-    lasting(f"{key}-budget", current)
+    lasting(keys.policy_budget(key), current)
     value = st.number_input(
         "Budget: video tokens per layer",
         min_value=1,
+        value=None,
         step=16,
-        key=f"{key}-budget",
+        key=keys.policy_budget(key),
         placeholder="by default",
         help=doc,
     )
-    return None if value is None else int(value)
+    return value
 
 
 def control(field: FieldInfo, key: str, value: Any) -> Any:
@@ -168,7 +169,12 @@ def control(field: FieldInfo, key: str, value: Any) -> Any:
 
 
 def _number(
-    field: FieldInfo, kind: type, key: str, label: str, value: Any, optional: bool
+    field: FieldInfo,
+    kind: type[int] | type[float],
+    key: str,
+    label: str,
+    value: Any,
+    optional: bool,
 ) -> int | float | None:
     low, high = field.minimum, field.maximum
     if (
@@ -183,11 +189,14 @@ def _number(
             label, float(low), float(high), key=key, help=field.doc, step=(high - low) / 100
         )
     lasting(key, None if value is None else kind(value))
-    limits = {n: kind(v) for n, v in (("min_value", low), ("max_value", high)) if v is not None}
-    extra = {"format": "%g", "step": 0.01} if kind is float else {"step": 1}
-    return st.number_input(
-        label, key=key, help=field.doc, placeholder="None" if optional else "", **limits, **extra
-    )
+    start = None if optional else "min"
+    hint = "None" if optional else ""
+    if kind is float:
+        return st.number_input(
+            label, low, high, start, 0.01, "%g", key=key, help=field.doc, placeholder=hint
+        )
+    first, last = (None if limit is None else int(limit) for limit in (low, high))
+    return st.number_input(label, first, last, start, 1, key=key, help=field.doc, placeholder=hint)
 
 
 def _alternatives(annotation: Any) -> list[Any]:

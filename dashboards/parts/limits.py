@@ -27,7 +27,7 @@ def check_chunk(frame: Frame, chunk_frames: int) -> None:
         most = LARGEST_CHUNK_BYTES // frame.image.nbytes
         raise VideoError(
             f"{chunk_frames} frames of {wide} x {high} pixels at once take more than "
-            f"{LARGEST_CHUNK_BYTES / 2**30:g} GiB of memory; choose at most {most} frames a chunk."
+            f"{LARGEST_CHUNK_BYTES / 2**30:g} GiB of memory; choose at most {most} frames per chunk."
         )
 
 

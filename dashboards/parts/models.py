@@ -25,8 +25,3 @@ def shared_lab(name: str) -> Lab:
         while len(_labs) > _KEPT:
             _labs.popitem(last=False)
         return _labs[name]
-
-
-def is_loaded(name: str) -> bool:
-    """Whether the model is in memory already."""
-    return name in _labs

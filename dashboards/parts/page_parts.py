@@ -7,8 +7,7 @@ import csv
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from html import escape
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +17,7 @@ import streamlit as st
 from dashboards.parts import state
 from dashboards.parts.canvas import png_bytes
 from dashboards.parts.plain_text import plain, portable, printable
+from dashboards.parts.templates import filled
 from hermes_lab.figures import CONFIG, to_html
 
 Rows = tuple[Sequence[str], Sequence[Sequence[Any]]]
@@ -66,7 +66,8 @@ def chart(
 
 def _on_this_page(figure: go.Figure) -> go.Figure:
     """The figure with error bars that show on a dark page: Streamlit recolours text and axes, but not those."""
-    bars = [t for t in figure.data if t.type in ("bar", "scatter") and t.error_y.array is not None]
+    traces = cast("tuple[Any, ...]", figure.data)  # plotly's stub says it is a word
+    bars = [t for t in traces if t.type in ("bar", "scatter") and t.error_y.array is not None]
     if not bars or st.context.theme.type != "dark":
         return figure
     light = go.Figure(figure)
@@ -97,7 +98,8 @@ def offer(
         is_table = rows is not None and html is None
         if rows is not None:
             csv_text = csv_text or _csv_maker(rows)
-            html = html or _table_maker(name, rows)
+            header, lines = rows
+            html = html or (lambda: filled("table.html", name=name, header=header, lines=lines))
         stem = portable(name)
         files = [
             ("CSV", csv_text, f"{stem}.csv", "text/csv"),
@@ -140,38 +142,13 @@ def picture_offer(
         return "data:image/png;base64," + base64.b64encode(png_bytes(picture())).decode()
 
     def page() -> str:
-        said = escape(alt)
-        return f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{said}</title></head><body><img src="{source()}" alt="{said}"></body></html>'
+        return filled("picture.html", source=source(), alt=alt)
 
     def svg() -> str:
         high, wide = picture().shape[:2]
-        return (
-            f'<svg xmlns="http://www.w3.org/2000/svg" width="{wide}" height="{high}" viewBox="0 0 {wide} {high}" '
-            f'role="img"><title>{escape(alt)}</title><image width="{wide}" height="{high}" href="{source()}"/></svg>'
-        )
+        return filled("picture.svg", source=source(), alt=alt, width=wide, height=high)
 
     offer(key=key, name=name, code=code, rows=rows, html=page, svg=svg, of=of)
-
-
-def _table_maker(name: str, rows: Rows) -> Callable[[], str]:
-    header, lines = rows
-
-    def line(cells: Sequence[Any], tag: str) -> str:
-        return (
-            "<tr>"
-            + "".join(f"<{tag}>{'' if c is None else escape(str(c))}</{tag}>" for c in cells)
-            + "</tr>"
-        )
-
-    def make() -> str:
-        said = escape(name)
-        body = "\n".join(line(cells, "td") for cells in lines)
-        return (
-            f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{said}</title></head><body><table>\n'
-            f"<caption>{said}</caption>\n<thead>{line(header, 'th')}</thead>\n<tbody>\n{body}\n</tbody></table></body></html>"
-        )
-
-    return make
 
 
 def _csv_maker(rows: Rows) -> Callable[[], str]:
@@ -199,5 +176,5 @@ def caution(sentence: str) -> None:
 
 def go_to(page: str, label: str, **changes: Any) -> None:
     """A link that opens another page at the view as it is, with these changes: what a link does not carry is lost."""
-    view = replace(state.read(), **changes)
+    view = replace(state.current(), **changes)
     st.page_link(PAGES[page], label=label, query_params=view.to_params())

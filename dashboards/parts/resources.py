@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
+from dashboards.parts import keys, state
 from dashboards.parts.job import Job, Progress
 from dashboards.parts.page_parts import caution, refuse
 from dashboards.parts.plain_text import plain
-from dashboards.parts.state import ViewState
 from dashboards.parts.store import Stamp, Store, open_recording, stamp
 from hermes_lab.errors import LabError, VideoError
 from hermes_lab.recording import Recording, Retention
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 
 
-class SessionThings:
+class SessionResources:
     """The stream and the uploads of one browser session."""
 
     def __init__(self) -> None:
@@ -90,10 +90,10 @@ class SessionThings:
         _LOG.info("A browser session ended; its stream is stopped and its files are gone.")
 
 
-@st.cache_resource(scope="session", on_release=SessionThings.close, show_spinner=False)
-def things() -> SessionThings:
+@st.cache_resource(scope="session", on_release=SessionResources.close, show_spinner=False)
+def session_resources() -> SessionResources:
     """This browser session's stream and files."""
-    return SessionThings()
+    return SessionResources()
 
 
 @st.cache_resource(scope="session", max_entries=2, show_spinner=False)  # one to compare with
@@ -122,7 +122,7 @@ def retention_of(recording: Recording) -> Retention:
 
 def being_made(name: str) -> bool:
     """Whether this recording is one that the running stream is about to begin, with a sentence on the page."""
-    worker = things().worker
+    worker = session_resources().worker
     record = worker.settings.record if worker is not None and worker.alive else None
     if record is None or record.name != name:
         return False
@@ -130,12 +130,8 @@ def being_made(name: str) -> bool:
     return True
 
 
-def chosen_recording(
-    view: ViewState, label: str = "Recording", key: str = "w_recording"
-) -> Recording | None:
+def chosen_recording(view: state.ViewState) -> Recording | None:
     """Let the person choose a recording; None, with a sentence on the page, where there is none to show."""
-    from dashboards.parts.state import change_recording, initial
-
     names = Store.from_environment().names()
     if not names:
         st.info(
@@ -148,12 +144,10 @@ def chosen_recording(
     if wanted not in names:
         caution(f"There is no recording {wanted!r} here; showing {names[0]!r} instead.")
         wanted = names[0]
-    initial(key, wanted)
-    if st.session_state[key] not in names:
-        st.session_state[key] = names[0]
-    name = st.selectbox(label, names, key=key)
+    state.initial(keys.RECORDING, wanted, among=names)
+    name = st.selectbox("Recording", names, key=keys.RECORDING)
     if name != view.recording:
-        change_recording(name)
+        state.change_recording(name)
     try:
         recording = recording_of(name)
     except LabError as error:

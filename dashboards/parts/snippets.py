@@ -104,7 +104,9 @@ def study(path: Path, name: str, imports: str = "") -> str:
     )
 
 
-def film(recording: str, *, step: int | None, layer: int | None, count: int, newest: bool) -> str:
+def filmstrip(
+    recording: str, *, step: int | None, layer: int | None, count: int, newest: bool
+) -> str:
     """Python that draws the filmstrip of a recording, as `picture`."""
     at = "" if step is None else f"{step}"
     seen = "-1" if step is None else f"list(recording.timeline.step).index({step})"

@@ -1,19 +1,30 @@
-"""What a page shows, as a value that travels in the URL: a link reopens the same view."""
+"""What a page shows, as a value that travels in the URL: a link reopens the same view.
+
+The session is the owner of its URL. It adopts another one when a page is opened and when the browser goes back or
+forward; what the browser reports at any other time is the URL that the session gave it, perhaps not the newest one.
+
+Streamlit's own binding of widgets to parameters (`bind="query-params"`) is not used: a bound parameter leaves the URL
+with the page that draws its widget and cannot be set beside the others, while here a click on the strip, a link of
+another page and the start of a run set parameters, and one URL carries the choices of all pages.
+"""
 
 from __future__ import annotations
 
 import re
-import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import streamlit as st
+from streamlit.runtime.scriptrunner import get_script_run_ctx
+
+from dashboards.parts import keys
+from dashboards.parts.keys import Slot
 
 BUNDLED = "bundled"
 _LONGEST = 2000
-STALE_S = 3.0
-"""For so long a page may still report the URL that it had before the session changed it."""
+_FORMER = {"film": "filmstrip"}
+"""Parameters of links that were shared when they had another name."""
 FORM = ("source", "model", "policy", "chunk", "worlds", "fps", "questions")
 """What would run: a link that has something else here brings its own form."""
 _NUMBER = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
@@ -29,9 +40,9 @@ class ViewState:
         group: which queries' attention; metric, mode: what a page draws.
         source, model, policy: what a live run or a policy lab would run; chunk: frames fed at once;
             worlds: how many worlds the policy lab asks; fps, speed: how fast a stream comes.
-        film: layer of the filmstrip; frames: which frames it shows.
+        filmstrip: layer of the filmstrip; frames: which frames it shows.
         weighting, sinks: how the atlas counts attention.
-        question: to the running stream; questions: those of the policy lab, one a line.
+        question: to the running stream; questions: those of the policy lab, one per line.
     """
 
     recording: str = BUNDLED
@@ -51,7 +62,7 @@ class ViewState:
     worlds: int | None = None
     fps: float | None = None
     speed: str = ""
-    film: int | None = None
+    filmstrip: int | None = None
     frames: str = ""
     weighting: str = ""
     sinks: int | None = None
@@ -63,10 +74,11 @@ class ViewState:
     def from_params(cls, params: Mapping[str, str], base: ViewState | None = None) -> ViewState:
         """Read a URL's parameters over `base`; unknown names and numbers that are none are ignored."""
         values: dict[str, Any] = {}
+        given = {_FORMER.get(name, name): text for name, text in params.items()}
         for f in fields(cls):
-            if f.name not in params:
+            if f.name not in given:
                 continue
-            text = params[f.name]
+            text = given[f.name]
             if isinstance(f.default, str):
                 values[f.name] = text[:_LONGEST]
             elif "float" in str(f.type):
@@ -85,6 +97,12 @@ class ViewState:
         }
 
 
+_VIEW: Slot[ViewState] = Slot(keys.VIEW)
+_PAGE: Slot[str] = Slot(keys.PAGE)
+_KEPT: Slot[dict[str, Any]] = Slot(keys.KEPT)
+_BOUND: Slot[set[str]] = Slot(keys.BOUND)
+
+
 def open_page(name: str) -> ViewState:
     """Begin to draw a page: the session's view, after any change of the URL from outside.
 
@@ -92,54 +110,49 @@ def open_page(name: str) -> ViewState:
     widget start from its own default. So a page that is turned to begins without values, and each widget gets its
     first one from the view or from what was chosen before.
     """
-    if st.session_state.get("page") != name:
-        st.session_state["page"] = name
-        kept: dict[str, Any] = st.session_state.setdefault("kept", {})
+    turned = _PAGE.get() != name
+    if turned:
+        _PAGE.set(name)
+        kept = _kept()
         kept |= {key: st.session_state[key] for key in kept if key in st.session_state}
         _let_go(_bound())
-    read()
+    if turned or _went_back():
+        _adopt(st.query_params.to_dict())
     return write()  # a page that changes nothing is shared with its address, too
 
 
-def read() -> ViewState:
-    """The session's view, after any change of the URL from outside."""
-    shown: dict[str, str] = st.session_state.get("url", {})
-    params = st.query_params.to_dict()
-    view: ViewState = st.session_state.get("view") or ViewState()
-    if params and params != shown and not _just_left(params):
-        link = ViewState.from_params(params, ViewState())
-        _let_go(_bound())
-        if _differ(view, link, FORM):
-            st.session_state.pop("kept", None)
-        if _differ(view, link, ("recording", "step", "speed")):
-            _let_go(str(k) for k in st.session_state if str(k).startswith("player-"))
-        view = link
-        st.session_state["url"] = params
-    st.session_state["view"] = view
-    return view
+def current() -> ViewState:
+    """The session's view."""
+    return _VIEW.get() or ViewState()
+
+
+def _went_back() -> bool:
+    """Whether this run was asked for by the browser's Back or Forward."""
+    context = get_script_run_ctx()
+    return context is not None and context.is_history_navigation
+
+
+def _adopt(params: dict[str, str]) -> None:
+    """Show what a URL asks for; one without parameters, as the bar of pages has, asks for nothing new."""
+    if not params:
+        return
+    view, link = current(), ViewState.from_params(params)
+    _let_go(_bound())
+    if _differ(view, link, FORM):
+        _KEPT.pop()
+    if _differ(view, link, ("recording", "step", "speed")):
+        _let_go(str(k) for k in st.session_state if str(k).startswith(keys.PLAYER))
+    _VIEW.set(link)
 
 
 def _differ(one: ViewState, other: ViewState, names: tuple[str, ...]) -> bool:
     return any(getattr(one, name) != getattr(other, name) for name in names)
 
 
-def _just_left(params: dict[str, str]) -> bool:
-    """Whether this is no link but a page that has not heard yet of the session's latest change of the URL."""
-    now = time.monotonic()
-    left: list[tuple[float, dict[str, str]]] = st.session_state.get("urls-left", [])
-    return any(p == params and now - at_s < STALE_S for at_s, p in left)
-
-
 def write(**changes: Any) -> ViewState:
     """Change the session's view and the URL with it."""
-    view = replace(st.session_state.get("view") or ViewState(), **changes)
+    view = _VIEW.set(replace(current(), **changes))
     params = view.to_params()
-    st.session_state["view"] = view
-    before: dict[str, str] = st.session_state.get("url", {})
-    if before != params:
-        left = st.session_state.get("urls-left", [])
-        st.session_state["urls-left"] = [*left[-7:], (time.monotonic(), before)]
-    st.session_state["url"] = params
     if st.query_params.to_dict() != params:
         st.query_params.from_dict(params)
     return view
@@ -147,43 +160,61 @@ def write(**changes: Any) -> ViewState:
 
 def change_recording(name: str) -> ViewState:
     """Show another recording: what was chosen in one means nothing in another, but a layer is a layer."""
-    forget("w_frame", "w_token", "w_group")
+    forget(keys.FRAME, keys.TOKEN, keys.GROUP)
     return write(recording=name, step=None, frame=None, token=None, group="")
 
 
-def initial(key: str, value: Any) -> str:
+def initial(key: str, value: Any, among: Collection[Any] | None = None) -> str:
     """Give a widget its first value on this page, as the view has it; later runs keep what the person chose.
 
-    Returns the key. A link that is opened in the same session takes the widget's value away again (see `read`).
+    Returns the key. A link that is opened in the same session takes the widget's value away again (see `open_page`).
+
+    Args:
+        among: what is offered now; a value from before that is not among it gives way to the first one.
     """
     _bound().add(key)
-    if key not in st.session_state:
+    offered = among is None or st.session_state.get(key) in among
+    if key not in st.session_state or not offered:
         st.session_state[key] = value
     return key
 
 
-def lasting(key: str, value: Any) -> str:
+def lasting(key: str, value: Any, among: Collection[Any] | None = None) -> str:
     """As `initial`, for a widget of a form: what the person chose outlasts other pages, and until a link to another
     form is opened it wins over the view, which cannot say all that a form holds."""
-    kept: dict[str, Any] = st.session_state.setdefault("kept", {})
-    initial(key, kept.get(key, value))
+    kept = _kept()
+    before = kept.get(key, value)
+    initial(key, before if among is None or before in among else value, among)
     kept[key] = st.session_state[key]
     return key
 
 
-def forget(*keys: str) -> None:
+def at_most(key: str, last: int) -> None:
+    """Lower a number that was chosen where there were more of its kind."""
+    if st.session_state[key] > last:
+        st.session_state[key] = last
+
+
+def forget(*names: str) -> None:
     """Take what was chosen in widgets away, so that they start anew."""
-    for key in keys:
-        st.session_state.get("kept", {}).pop(key, None)
-    _let_go(keys)
+    for key in names:
+        _kept().pop(key, None)
+    _let_go(names)
 
 
-def _let_go(keys: Iterable[str]) -> None:
-    for key in list(keys):
+def _let_go(names: Iterable[str]) -> None:
+    for key in list(names):
         if key in st.session_state:
             del st.session_state[key]
 
 
+def _kept() -> dict[str, Any]:
+    """What was chosen in the widgets of forms."""
+    kept = _KEPT.get()
+    return _KEPT.set({}) if kept is None else kept
+
+
 def _bound() -> set[str]:
     """Keys of the widgets that got their first value here."""
-    return st.session_state.setdefault("bound", set())
+    bound = _BOUND.get()
+    return _BOUND.set(set()) if bound is None else bound

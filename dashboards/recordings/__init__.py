@@ -1,1 +1,1 @@
-"""The Recordings page: what is on disk, compared, downloaded, deleted."""
+"""The Recordings page: what is on disk, compared, downloaded, deleted. Only this page removes files of the user."""

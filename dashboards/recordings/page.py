@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import streamlit as st
 
-from dashboards.parts import state
+from dashboards.parts import keys, state
+from dashboards.parts.keys import Slot
 from dashboards.parts.page_parts import about, caution, chart, go_to, offer, refuse
 from dashboards.parts.plain_text import code, plain, portable, printable
 from dashboards.parts.policy_text import short_spec
 from dashboards.parts.resources import being_made, recording_of
 from dashboards.parts.store import Store
 from hermes_lab import figures
+from hermes_lab.brief import bytes_text
 from hermes_lab.errors import LabError
 from hermes_lab.recording import Manifest, RecordingEntry, diff, difference
-from hermes_lab.recording.summary import bytes_text
+
+DELETING: Slot[str] = Slot(keys.DELETING)
+DELETED: Slot[str] = Slot(keys.DELETED)
+"""The recording whose deletion was asked for once, and the one that was deleted a moment ago."""
 
 
 def table(found: list[tuple[str, RecordingEntry]], store: Store) -> None:
@@ -118,23 +123,23 @@ def delete(store: Store, name: str) -> None:
         st.caption("The bundled recording stays.")
         return
     if st.button("Delete ...", key="recordings-delete"):
-        st.session_state["deleting"] = name
-    if st.session_state.get("deleting") != name:
+        DELETING.set(name)
+    if DELETING.get() != name:
         return
     caution(f"Delete {name!r} from disk for good?")
     if st.button("Yes, delete it", key="recordings-delete-sure", type="primary"):
-        st.session_state.pop("deleting")
+        DELETING.pop()
         try:
             store.delete(name)
         except (LabError, OSError) as error:
             refuse(error)
             return
-        state.forget("w_recording")
-        st.session_state["deleted"] = name
+        state.forget(keys.RECORDING)
+        DELETED.set(name)
         state.change_recording(state.BUNDLED)
         st.rerun()
     if st.button("Keep it", key="recordings-delete-no"):
-        st.session_state.pop("deleting")
+        DELETING.pop()
         st.rerun()
 
 
@@ -148,13 +153,11 @@ def choose_other(manifests: dict[str, Manifest], name: str, view: state.ViewStat
     if not others:
         st.info("Record the same stream under another policy to compare.")
         return None
-    state.initial("w_other", view.other if view.other in others else None)
-    if st.session_state["w_other"] not in others:
-        st.session_state["w_other"] = None
+    state.initial(keys.OTHER, view.other if view.other in others else None, among=[None, *others])
     other = st.selectbox(
         "Compare with",
         others,
-        key="w_other",
+        key=keys.OTHER,
         index=None,
         placeholder="Another recording of the same stream",
     )
@@ -197,7 +200,7 @@ figures.agreement_over_time(agreement.frames_seen, agreement.jaccard).show()
 view = state.open_page("recordings")
 st.title("Recordings", anchor=False)
 store = Store.from_environment()
-if gone := st.session_state.pop("deleted", None):
+if gone := DELETED.pop():
     st.success(f"{plain(repr(gone))} is deleted.")
 found = store.listing()
 if not found:
@@ -212,10 +215,9 @@ else:
         st.stop()  # choosing another one here would lose it from view
     if view.recording not in names and view.recording != state.BUNDLED:
         caution(f"There is no recording {view.recording!r} here.")
-    state.initial("w_recording", view.recording if view.recording in names else names[0])
-    if st.session_state["w_recording"] not in names:
-        st.session_state["w_recording"] = names[0]
-    name = st.selectbox("Open", names, key="w_recording")
+    shown = view.recording if view.recording in names else names[0]
+    state.initial(keys.RECORDING, shown, among=names)
+    name = st.selectbox("Open", names, key=keys.RECORDING)
     if name != view.recording:
         state.change_recording(name)
     summary = st.container()

@@ -1,1 +1,1 @@
-"""The Why page: the life of one token, decision by decision."""
+"""The Why page: the life of one token, decision by decision. What is said of single tokens belongs here."""

@@ -5,24 +5,29 @@ from __future__ import annotations
 import numpy as np
 import streamlit as st
 
-from dashboards.atlas.attention_rows import row_of, where_rows_are
-from dashboards.live.moment import Scene
-from dashboards.parts import state
+from dashboards.live.moment import Moment
+from dashboards.parts import keys, state
+from dashboards.parts.attention_rows import row_of, where_rows_are
 from dashboards.parts.canvas import draw_picture
+from dashboards.parts.keys import Slot, reported
 from dashboards.parts.page_parts import about, chart, offer, picture_offer
 from dashboards.parts.plain_text import printable
 from hermes_lab import figures
 from hermes_lab.recording import LayerLife, Recording, TokenLife
 from hermes_lab.snapshot import AttentionSummary
 
+MOMENT: Slot[Moment] = Slot(keys.WHY_MOMENT)
+FRAME: Slot[int] = Slot(keys.WHY_FRAME)
+"""The end of the recording, and the frame whose patches are drawn, for what is clicked."""
 
-def life(recording: Recording, scene: Scene, layer: int, token: int) -> None:
+
+def life(recording: Recording, moment: Moment, layer: int, token: int) -> None:
     """Everything that happened to one token in one layer, and its fate in the others."""
     found = recording.life(token)
     here = found.layers[layer]
     left, right = st.columns([1.1, 3], gap="medium")
     with left:
-        patches(recording, scene, found, layer)
+        patches(recording, moment, found, layer)
     with right:
         story(found, here)
         if here.trials:
@@ -99,22 +104,22 @@ figures.rank_curve(life.layers[0].trials).show()
         )  # fmt: skip
 
 
-def patches(recording: Recording, scene: Scene, found: TokenLife, layer: int) -> None:
+def patches(recording: Recording, moment: Moment, found: TokenLife, layer: int) -> None:
     """The token's frame; a patch that nobody holds is dark, and a click follows another patch."""
-    if found.frame < 0 or (picture := scene.picture(found.frame)) is None:
+    if found.frame < 0 or (picture := moment.picture(found.frame)) is None:
         st.caption("This token has no picture: it is no patch of a frame, or none was recorded.")
         return
     share = figures.surviving_share(
-        scene.state,
-        scene.column("frame"),
-        scene.column("row"),
-        scene.column("col"),
+        moment.state,
+        moment.column("frame"),
+        moment.column("row"),
+        moment.column("col"),
         [found.frame],
-        scene.grid,
+        moment.grid,
         layer,
     )[0]
     drawn = figures.overlay(picture, share, height_px=240).copy()
-    rows, cols = scene.grid
+    rows, cols = moment.grid
     high, wide = drawn.shape[:2]
     spots: list[tuple[float, float, float, float]] = []
     names: list[str] = []
@@ -134,9 +139,9 @@ def patches(recording: Recording, scene: Scene, found: TokenLife, layer: int) ->
             np.s_[y0:y1, x1 - 3 : x1],
         ):
             drawn[edge] = (213, 94, 0)
-    st.session_state["why-frame"] = found.frame
+    FRAME.set(found.frame)
     draw_picture(
-        drawn, spots, names, key="why-patches", on_spot=patch_clicked,
+        drawn, spots, names, key=keys.WHY_PATCHES, on_spot=patch_clicked,
         alt=f"Frame {found.frame}; the token's patch is framed", across=cols,
         hint=f"Frame {found.frame}. Dark patches are not held in layer {layer}; click one to follow it.",
     )  # fmt: skip
@@ -162,20 +167,22 @@ Image.fromarray(figures.overlay(recording.thumbnail({found.frame}), share, heigh
 
 
 def patch_clicked() -> None:
-    scene: Scene = st.session_state["why-scene"]
-    spot = st.session_state["why-patches"].get("spot")
-    rows, cols = scene.grid
-    if spot is None or not 0 <= int(spot) < rows * cols:
+    """Follow a token of the clicked patch."""
+    moment, spot = MOMENT.get(), reported(keys.WHY_PATCHES, "spot")
+    if moment is None or spot is None:
+        return
+    rows, cols = moment.grid
+    if not 0 <= int(spot) < rows * cols:
         return
     row, col = divmod(int(spot), cols)
-    here = (scene.column("frame") == st.session_state["why-frame"]) & (scene.column("row") == row)
-    found = scene.ids[here & (scene.column("col") == col)]
+    here = (moment.column("frame") == FRAME.get()) & (moment.column("row") == row)
+    found = moment.ids[here & (moment.column("col") == col)]
     if len(found):
-        st.session_state["w_token"] = int(found[0])
+        st.session_state[keys.TOKEN] = int(found[0])
 
 
 def fates(recording: Recording, found: TokenLife, layer: int) -> None:
-    """One line a layer."""
+    """One line per layer."""
     st.subheader("In every layer", anchor=False)
     rows = [
         {
@@ -225,15 +232,13 @@ def attended(recording: Recording, layer: int, token: int) -> None:
     ]
     last = recording.steps[len(recording.steps) - 1]
     probes += [(f"{s.group}, last step", s) for s in last.attention]
-    probes = [(name, s) for name, s in probes if s is not None and frame < s.frame_mass.shape[-1]]
+    probes = [(name, s) for name, s in probes if frame < s.frame_mass.shape[-1]]
     if not probes:
         st.info("No attention was recorded after this token came.")
         return
     names = [name for name, _ in probes]
-    state.lasting("why-probe", names[0])
-    if st.session_state["why-probe"] not in names:
-        st.session_state["why-probe"] = names[0]
-    chosen = st.selectbox("Queries", names, key="why-probe")
+    state.lasting(keys.WHY_PROBE, names[0], among=names)
+    chosen = st.selectbox("Queries", names, key=keys.WHY_PROBE)
     summary: AttentionSummary = probes[names.index(chosen)][1]
     mass = np.asarray(summary.frame_mass[:, :, frame], float)
     chart(

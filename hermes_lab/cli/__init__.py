@@ -1,7 +1,7 @@
 """`hermes-lab`: every command, and one way to fail.
 
-One command enters, one file each: its options, its words, its progress bars. What it does is in the rooms below. Commands
-import what they need when they run, so that `--help` and listings answer at once.
+A command is one file here: its arguments, what it prints and its exit status. What it does lies in the library, which
+prints nothing. Commands import what they need when they run, so that `--help` and listings answer at once.
 """
 
 from __future__ import annotations

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import io
 import json
-import math
 import sys
 from collections.abc import Iterable
 from typing import IO, Any, cast
@@ -19,6 +18,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.segment import Segment
 from rich.text import Text
 
+from hermes_lab import strict_json
 from hermes_lab.cli.sink import Sink
 
 _CONTROLS = {
@@ -121,7 +121,7 @@ def bars_for_people() -> None:
 
 def print_json(value: Any) -> None:
     """Machine-readable output, unwrapped and uncoloured; numbers that are not finite are written as null."""
-    print_json_text(json.dumps(_clean(value), ensure_ascii=False))
+    print_json_text(strict_json.dumps(value, ensure_ascii=False))
 
 
 def print_json_text(text: str) -> None:
@@ -133,25 +133,6 @@ def print_json_text(text: str) -> None:
     out.sink.write(text.translate(_IN_JSON) + "\n")
     out.sink.flush()
     out.sink.check()
-
-
-def _clean(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, dict):
-        return {str(k): _clean(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_clean(v) for v in value]
-    return value
-
-
-def mebibytes(count: float) -> str:
-    """Bytes as a person reads them."""
-    for unit in ("B", "KiB", "MiB"):
-        if abs(count) < 1024:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1024
-    return f"{count:.2f} GiB"
 
 
 def milliseconds(seconds: float) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,10 +14,10 @@ from rich.panel import Panel
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
+from hermes_lab.brief import bytes_text, span_text
 from hermes_lab.cli.console import (
     errors,
     finish_unread,
-    mebibytes,
     milliseconds,
     note,
     print_json,
@@ -119,7 +118,7 @@ class Run:
             )  # fmt: skip
 
     def _panel(self, snapshot: Snapshot) -> Panel:
-        from hermes_lab.policies.base import UNBOUNDED
+        from hermes_lab.snapshot import UNBOUNDED
 
         session = self.session
         frame = session.table.column("frame")
@@ -127,14 +126,15 @@ class Run:
         evicted = sum(int((~d.kept).sum() // d.kept.shape[0]) for d in snapshot.decisions)
         held = sum(ids.shape[1] for ids in snapshot.held)
         budgets = snapshot.budget_tokens
-        budget = _span([b for b in budgets or () if b < UNBOUNDED])
+        bounded = [b for b in budgets or () if b < UNBOUNDED]
+        budget = span_text(bounded) if bounded else "no limit"
         times = snapshot.timings
         lines = [
             *render(share),
             "",
             f"chunk {snapshot.step + 1}, {snapshot.time_s:.1f} s: "
             f"holds {held} tokens over {len(snapshot.held)} layers (budget per layer: {budget}), "
-            f"evicted {evicted} now, {mebibytes(snapshot.cache_bytes)}",
+            f"evicted {evicted} now, {bytes_text(snapshot.cache_bytes)}",
             f"encode {milliseconds(times.encode_s)}   prefill {milliseconds(times.prefill_s)}   "
             f"probe {milliseconds(times.probe_s)}   decide {milliseconds(times.decide_s)}",
             *snapshot.notes,
@@ -162,14 +162,6 @@ class _Quiet:
 def _busy(snapshot: Snapshot) -> float:
     t = snapshot.timings
     return t.encode_s + t.prefill_s + t.probe_s + t.decide_s
-
-
-def _span(budgets: Sequence[int]) -> str:
-    """Limits in tokens in a few words; layers without one left out."""
-    if not budgets:
-        return "no limit"
-    low, high = min(budgets), max(budgets)
-    return f"{low}" if low == high else f"{low}-{high}"
 
 
 def run(

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
+from hermes_lab import strict_json
 from hermes_lab.cli.console import finish_unread, note
 from hermes_lab.errors import LabError
 from hermes_lab.files import try_file, write_text
@@ -32,7 +32,7 @@ class Saved:
         """Write JSON; a failure is kept for `status`, since the result was printed and more of it may come."""
         if self.path is not None:
             try:
-                write_text(self.path, json.dumps(value, indent=1) + "\n")
+                write_text(self.path, strict_json.dumps(value, indent=1) + "\n")
             except LabError as error:
                 self.problem = str(error)
             else:

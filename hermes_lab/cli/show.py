@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from hermes_lab.cli.console import mebibytes, note, out, print_json, print_json_text, say
+from hermes_lab.brief import bytes_text
+from hermes_lab.cli.console import note, out, print_json, print_json_text, say
 from hermes_lab.errors import RecordingError
 from hermes_lab.files import is_folder, looked_up
 
@@ -59,7 +60,7 @@ def _list(entries: list[RecordingEntry], as_json: bool) -> int:
     for row in rows:
         table.add_row(
             str(row["folder"]), str(row["model"] or "cannot be read"), str(row["policy"] or "-"),
-            str(row["steps"]), str(row["answers"]), mebibytes(float(str(row["bytes"]))),
+            str(row["steps"]), str(row["answers"]), bytes_text(float(str(row["bytes"]))),
         )  # fmt: skip
     out.print(table)
     for problem in problems:

@@ -31,8 +31,7 @@ from hermes_lab.policies.settings import setting as setting
 from hermes_lab.policies.settings import settle as settle
 from hermes_lab.policies.settings import validate
 from hermes_lab.policies.traits import computed as computed
-
-UNBOUNDED = 2**31 - 1  # a layer's budget where the limit is not in tokens
+from hermes_lab.snapshot import UNBOUNDED as UNBOUNDED
 
 
 class Need(StrEnum):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 import stat
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hermes_lab.brief import Brief, bytes_text
+from hermes_lab import strict_json
+from hermes_lab.brief import Brief, bytes_text, span_text
 from hermes_lab.recording.retention import TokenState
 from hermes_lab.tokens import Role
 
@@ -76,7 +75,7 @@ class RecordingSummary(Brief):
 
     def to_json(self) -> str:
         """Strict JSON: numbers that are not finite become null."""
-        return json.dumps(_finite(asdict(self)), indent=2)
+        return strict_json.dumps(asdict(self), indent=2)
 
     def to_text(self) -> str:
         """A few lines for a terminal."""
@@ -95,9 +94,9 @@ class RecordingSummary(Brief):
             f"{self.stream_s:.1f} s, {self.video_tokens} video tokens",
             f"Cache       {bytes_text(self.cache_bytes)} at the end, "
             f"{bytes_text(self.peak_cache_bytes)} at most",
-            f"Kept        {_span(self.kept_tokens)} tokens a layer, budget "
-            f"{'none' if self.budget_tokens is None else _span(self.budget_tokens)}",
-            f"Evicted     {_span(self.evicted_tokens)} a layer, merged {_span(self.merged_tokens)}",
+            f"Kept        {span_text(self.kept_tokens)} tokens per layer, budget "
+            f"{'none' if self.budget_tokens is None else span_text(self.budget_tokens)}",
+            f"Evicted     {span_text(self.evicted_tokens)} per layer, merged {span_text(self.merged_tokens)}",
         ]
         if self.steps:
             times = ", ".join(
@@ -170,17 +169,3 @@ def _file_bytes(path: Path) -> int:
     except OSError:  # gone in the meantime, as temporary files are, or out of reach
         return 0
     return found.st_size if stat.S_ISREG(found.st_mode) else 0
-
-
-def _span(values: tuple[int, ...]) -> str:
-    """One number where all layers agree, else the range."""
-    low, high = min(values, default=0), max(values, default=0)
-    return str(low) if low == high else f"{low} to {high}"
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(one) for key, one in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(one) for one in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -43,9 +43,9 @@ def unpacked(data: bytes) -> tuple[dict[str, Any], bytes]:
     return json.loads(data[4 : 4 + length]), data[4 + length :]
 
 
-def stage_of(app: AppTest) -> tuple[dict[str, Any], bytes]:
-    """What the Live page's stage was sent last."""
+def live_view_of(app: AppTest) -> tuple[dict[str, Any], bytes]:
+    """What the live view was sent last."""
     (found,) = (
-        c.proto for c in app.get("bidi_component") if c.proto.component_name == "hermes_lab_stage"
+        c.proto for c in app.get("bidi_component") if c.proto.component_name == "hermes_lab_live"
     )
     return unpacked(found.bytes)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from dashboards.live.pictures import HIGH_PX, WIDE_PX, Pictures
-from dashboards.live.stream_view import UNPACED, StreamSettings, View
+from dashboards.live.stream_view import UNPACED, StreamSettings, StreamView
 from dashboards.live.worker import StreamWorker
 from dashboards.parts.limits import LARGEST_CHUNK_BYTES, bounded_chunks, check_chunk
 from hermes_lab import video
@@ -35,7 +35,7 @@ def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )  # fmt: skip
 
 
-def ended(worker: StreamWorker) -> View:
+def ended(worker: StreamWorker) -> StreamView:
     until = time.monotonic() + PATIENCE_S
     while (view := worker.latest()).status not in ("finished", "failed"):
         assert time.monotonic() < until, view
@@ -111,7 +111,7 @@ def test_a_chunk_that_does_not_fit_in_memory_is_refused_at_its_first_frame(film:
     assert view.status == "failed"
     assert view.error is not None
     assert "256 frames of 1920 x 1080 pixels at once" in view.error
-    assert "choose at most 172 frames a chunk" in view.error
+    assert "choose at most 172 frames per chunk" in view.error
     assert view.frames_arrived == 0
     with video.open(film) as source, pytest.raises(VideoError, match="at most 172"):
         next(iter(bounded_chunks(source, 173)))

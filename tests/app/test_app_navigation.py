@@ -38,12 +38,12 @@ def test_recording_layer_and_token_outlast_every_page(open_page, between: str) -
 
 
 def test_a_replay_is_where_it_was_paused_after_another_page(open_page) -> None:
-    app = sound(open_page("live", recording="second", step="2", frames="newest", film="1"))
+    app = sound(open_page("live", recording="second", step="2", frames="newest", filmstrip="1"))
     turn_to(app, "why")
     turn_to(app, "live")
     assert shown(app)["step"] == "2"
-    assert app.select_slider(key="film-layer").value == 1
-    assert app.button_group(key="film-which").value == "newest"
+    assert app.select_slider(key="filmstrip-layer").value == 1
+    assert app.button_group(key="filmstrip-frames").value == "newest"
 
 
 def test_another_recording_keeps_the_layer_where_it_has_one(open_page) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hermes_lab.recording import Recording
-from tests.app.pages import press, sound, stage_of, text_of
+from tests.app.pages import live_view_of, press, sound, text_of
 from tests.app.snippets import complete
 
 PAGES = ("live", "why", "atlas", "lab", "findings", "recordings")
@@ -105,14 +105,14 @@ def test_the_atlas_obeys_its_controls(open_page) -> None:
 
 
 def test_a_link_reopens_the_replay_and_the_atlas_as_they_were(open_page) -> None:
-    link = {"recording": "first", "step": "3", "speed": "32", "film": "1", "frames": "newest"}
+    link = {"recording": "first", "step": "3", "speed": "32", "filmstrip": "1", "frames": "newest"}
     app = sound(open_page("live", **link))
     assert app.selectbox(key="replay-speed").value == 32.0
-    assert app.select_slider(key="film-layer").value == 1
-    assert app.button_group(key="film-which").value == "newest"
+    assert app.select_slider(key="filmstrip-layer").value == 1
+    assert app.button_group(key="filmstrip-frames").value == "newest"
     assert {k: "".join(v) for k, v in app.query_params.items()} == link
-    app.select_slider(key="film-layer").set_value("all layers").run()
-    assert "film" not in sound(app).query_params
+    app.select_slider(key="filmstrip-layer").set_value("all layers").run()
+    assert "filmstrip" not in sound(app).query_params
     link = {"recording": "first", "sinks": "1", "weighting": "value-weighted", "question": "who?"}
     app = sound(open_page("atlas", **link))
     assert app.toggle(key="atlas-sinks").value is True
@@ -127,12 +127,12 @@ def test_a_link_reopens_the_replay_and_the_atlas_as_they_were(open_page) -> None
 @pytest.mark.parametrize("page", ["live", "atlas"])
 def test_nonsense_in_a_link_is_as_if_it_were_not_there(open_page, page: str) -> None:
     bad = {
-        "step": "999999", "speed": "-8", "film": "77", "frames": "none", "weighting": "heavy", "sinks": "maybe",
+        "step": "999999", "speed": "-8", "filmstrip": "77", "frames": "none", "weighting": "heavy", "sinks": "maybe",
         "group": "?", "metric": "?", "layer": "99", "head": "99", "frame": "9999",
     }  # fmt: skip
     app = sound(open_page(page, recording="first", **bad))
     if page == "live":
-        assert app.select_slider(key="film-layer").value == "all layers"
+        assert app.select_slider(key="filmstrip-layer").value == "all layers"
         assert app.selectbox(key="replay-speed").value == 8.0
     else:
         assert app.toggle(key="atlas-sinks").value is False
@@ -166,7 +166,7 @@ def test_findings_without_a_report_say_how_to_make_one(open_page) -> None:
 
 
 def _numbers_shown(app) -> str:
-    return dict(stage_of(app)[0]["numbers"])["Stream"]
+    return dict(live_view_of(app)[0]["numbers"])["Stream"]
 
 
 def _chart(app, key: str) -> str:

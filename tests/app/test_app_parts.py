@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dashboards.live.filmstrip import film_of
-from dashboards.live.moment import recorded_scene
+from dashboards.live.filmstrip import filmstrip_of
+from dashboards.live.moment import recorded_moment
 from dashboards.live.playback import Player, index_at
 from dashboards.live.token_states import Tracker
 from dashboards.parts import page_parts as furniture
@@ -67,7 +67,7 @@ def test_a_live_view_equals_the_recording_at_every_step(tmp_path: Path, stream: 
 def test_a_link_reopens_its_view_and_ignores_nonsense() -> None:
     view = ViewState(
         recording="first", step=3, layer=0, token=77, metric="sink", policy="fifo(budget_tokens=8)",
-        fps=2.5, speed="as fast as it goes", film=2, frames="newest", weighting="value-weighted", sinks=1,
+        fps=2.5, speed="as fast as it goes", filmstrip=2, frames="newest", weighting="value-weighted", sinks=1,
         question="what & where?", questions="one\ntwo",
     )  # fmt: skip
     assert ViewState.from_params(view.to_params()) == view
@@ -75,7 +75,7 @@ def test_a_link_reopens_its_view_and_ignores_nonsense() -> None:
         ViewState.from_params({"layer": "-1", "step": "x", "frame": "9" * 30, "evil": "1"})
         == ViewState()
     )
-    assert ViewState.from_params({"fps": "nan", "sinks": "yes", "film": "1e9"}) == ViewState()
+    assert ViewState.from_params({"fps": "nan", "sinks": "yes", "filmstrip": "1e9"}) == ViewState()
     assert len(ViewState.from_params({"questions": "?" * 99_999}).questions) < 10_000
     assert ViewState().to_params() == {}
 
@@ -223,17 +223,19 @@ def test_snippets_name_what_they_use(source: str, more: dict) -> None:
 
 def test_the_filmstrip_of_a_snippet_is_the_one_on_the_page(recorded: Path) -> None:
     recording = Recording.open(recorded / "first")
-    scene = recorded_scene(recording, recording.retention(), 3)
+    moment = recorded_moment(recording, recording.retention(), 3)
     step = int(recording.timeline.step[3])
     for layer, newest in ((None, False), (1, True)):
-        film = film_of(scene, layer, newest)
+        filmstrip = filmstrip_of(moment, layer, newest)
         scope = run(
-            snippets.film(str(recording.folder), step=step, layer=layer, count=10, newest=newest)
+            snippets.filmstrip(
+                str(recording.folder), step=step, layer=layer, count=10, newest=newest
+            )
         )
-        assert film is not None
-        assert film.frames == scope["frames"]
-        assert (film.shares == scope["shares"]).all()
-        assert len(film.rows()[1]) == film.shares.size
+        assert filmstrip is not None
+        assert filmstrip.frames == scope["frames"]
+        assert (filmstrip.shares == scope["shares"]).all()
+        assert len(filmstrip.rows()[1]) == filmstrip.shares.size
 
 
 def test_a_picture_and_a_table_become_files_that_a_browser_reads(

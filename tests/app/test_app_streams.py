@@ -225,7 +225,7 @@ def test_a_link_reopens_what_would_run_and_what_would_be_asked(open_page) -> Non
 def test_nonsense_in_a_link_is_as_if_it_were_not_there(open_page, page: str) -> None:
     bad = {
         "mode": "Run a model", "source": "world:seed=-1,frames=x", "fps": "1e400", "speed": "ludicrous",
-        "chunk": "0", "worlds": "99999", "film": "-3", "frames": "some", "policy": "| fifo(budget_tokens='x') |",
+        "chunk": "0", "worlds": "99999", "filmstrip": "-3", "frames": "some", "policy": "| fifo(budget_tokens='x') |",
     }  # fmt: skip
     app = sound(open_page(page, **bad))
     if page == "live":

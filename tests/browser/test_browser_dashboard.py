@@ -99,7 +99,7 @@ def test_the_strip_moves_between_two_messages_and_only_while_the_stream_does(
     page.get_by_role("button", name="Play", exact=True).click()
     wait_for_count(page, "__hermesStripSteps", 3)
     wait_for_count(page, "__hermesStripChanges", 3 * counted(page, "__hermesStripSteps"))
-    expect(page.locator(".film .coming")).to_have_count(1)
+    expect(page.locator(".filmstrip .coming")).to_have_count(1)
     expect(page.get_by_text("on its way", exact=True)).to_be_visible()
     expect(page.locator("figcaption")).to_contain_text("of the next chunk")
 

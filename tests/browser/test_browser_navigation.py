@@ -96,7 +96,7 @@ def test_a_running_stream_and_its_form_outlast_other_pages(page: Page, address: 
     budget.fill("96")
     budget.press("Enter")
     form = page.get_by_test_id("stSidebar")
-    rate = form.get_by_label("Frames a second")
+    rate = form.get_by_label("Frames per second")
     rate.fill("2.5")
     rate.press("Enter")
     form.get_by_text("Record", exact=True).click()

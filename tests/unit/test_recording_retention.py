@@ -197,7 +197,7 @@ def test_timeline_and_summary_add_up(tmp_path: Path) -> None:
         p.stat().st_size for p in (tmp_path / "run").rglob("*") if p.is_file()
     )
     text = summary.to_text()
-    for piece in ("hermes", "15 steps", "12 tokens a layer", "A red ball.", "finished", "lazy"):
+    for piece in ("hermes", "15 steps", "12 tokens per layer", "A red ball.", "finished", "lazy"):
         assert piece in text
     assert json.loads(summary.to_json())["answers"][0]["text"] == "A red ball."
 

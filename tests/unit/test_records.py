@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from hermes_lab import bundled
-from hermes_lab.brief import brief
+from hermes_lab.brief import brief, bytes_text, span_text
 from hermes_lab.engine.cache import LayerState
 from hermes_lab.frozen import Frozen
 from hermes_lab.policies.base import Admission, Scores
@@ -147,6 +147,24 @@ def test_brief_shows_arrays_by_shape_and_collections_by_size() -> None:
     assert brief(None) == "None"
     assert len(brief("x" * 1000)) < 70
     assert len(brief(object)) < 70
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [((3, 1, 2), "1 to 3"), ((1000,), "1,000"), ((7, 7), "7"), ((), "0"), ((5, 40960), "5 to 40,960")],
+)  # fmt: skip
+def test_whole_numbers_of_layers_are_one_number_or_a_range(
+    values: tuple[int, ...], text: str
+) -> None:
+    assert span_text(iter(values)) == text
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (2**20, "1.0 MiB"), (3 * 2**40, "3.0 TiB")],
+)
+def test_bytes_are_written_in_the_unit_that_fits(count: int, text: str) -> None:
+    assert bytes_text(count) == text
 
 
 def test_the_picture_is_small_plain_svg_and_escapes_its_words() -> None:

@@ -1,4 +1,4 @@
-"""The Live page's stage: what one message holds, for a replay, a running stream, and frames on their way."""
+"""The live view of the Live page: what one message holds, for a replay, a running stream, and frames on their way."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ import pytest
 from PIL import Image
 from streamlit.testing.v1 import AppTest
 
-from dashboards.live.arriving import OnTheWay, live_way, replayed_way
-from dashboards.live.filmstrip import FILM_FRAMES, film_of
-from dashboards.live.message import Moment, Thumbnails, numbers, payload, span
-from dashboards.live.moment import Scene, recorded_scene, room_frames
-from dashboards.live.stream_view import StreamSettings, View
+from dashboards.live.arriving import ArrivingFrames, live_arriving, replayed_arriving
+from dashboards.live.filmstrip import FILMSTRIP_FRAMES, filmstrip_of
+from dashboards.live.message import Message, Thumbnails, numbers, payload
+from dashboards.live.moment import Moment, recorded_moment, room_frames
+from dashboards.live.stream_view import StreamSettings, StreamView
 from dashboards.live.worker import StreamWorker
 from hermes_lab.recording import Recording, TokenState
-from tests.app.pages import press, sound, stage_of, unpacked
+from tests.app.pages import live_view_of, press, sound, unpacked
 
 PATIENCE_S = 60.0
 
@@ -31,43 +31,45 @@ def recording(recorded: Path) -> Recording:
 
 
 @pytest.fixture
-def scene(recording: Recording) -> Scene:
+def moment(recording: Recording) -> Moment:
     """After three chunks of four frames, at one frame a second."""
-    return recorded_scene(recording, recording.retention(), 2)
+    return recorded_moment(recording, recording.retention(), 2)
 
 
-def message(scene: Scene | None, way: OnTheWay, **more) -> tuple[dict, bytes]:
-    pictures = Thumbnails("s", (lambda _: None) if scene is None else scene.picture)
-    shown = {} if scene is None else numbers(scene, None)
-    return unpacked(payload(Moment(scene=scene, way=way, numbers=shown, **more), pictures))
+def sent_for(moment: Moment | None, arriving: ArrivingFrames, **more) -> tuple[dict, bytes]:
+    pictures = Thumbnails("s", (lambda _: None) if moment is None else moment.picture)
+    shown = {} if moment is None else numbers(moment, None)
+    return unpacked(
+        payload(Message(moment=moment, arriving=arriving, numbers=shown, **more), pictures)
+    )
 
 
 def test_a_replay_knows_what_came_since_the_last_step_and_when_the_next_frame_is_due(
-    recording: Recording, scene: Scene
+    recording: Recording, moment: Moment
 ) -> None:
-    assert scene.frame == 11
-    way = replayed_way(recording, scene, 13.5, 2.0)
-    assert (way.frames, way.times_s, way.slots) == ((12, 13), (12.0, 13.0), 4)
-    assert way.due_in_s == pytest.approx(0.25)  # half a stream second at two of them a second
-    assert way.every_s == pytest.approx(0.5)
-    assert replayed_way(recording, scene, 11.0, 2.0).frames == ()
-    assert replayed_way(recording, scene, 13.5, 0.0).due_in_s is None
-    assert replayed_way(recording, scene, 1e6, 2.0).due_in_s is None
+    assert moment.frame == 11
+    arriving = replayed_arriving(recording, moment, 13.5, 2.0)
+    assert (arriving.frames, arriving.times_s, arriving.slots) == ((12, 13), (12.0, 13.0), 4)
+    assert arriving.due_in_s == pytest.approx(0.25)  # half a stream second at two of them a second
+    assert arriving.every_s == pytest.approx(0.5)
+    assert replayed_arriving(recording, moment, 11.0, 2.0).frames == ()
+    assert replayed_arriving(recording, moment, 13.5, 0.0).due_in_s is None
+    assert replayed_arriving(recording, moment, 1e6, 2.0).due_in_s is None
 
 
 def test_what_is_on_its_way_stands_right_behind_the_tokens_that_came(
-    recording: Recording, scene: Scene
+    recording: Recording, moment: Moment
 ) -> None:
-    way = replayed_way(recording, scene, 13.5, 2.0)
-    head, body = message(scene, way)
+    arriving = replayed_arriving(recording, moment, 13.5, 2.0)
+    head, body = sent_for(moment, arriving)
     cells = head["layers"] * head["columns"]
     states = np.frombuffer(body[:cells], np.uint8).reshape(head["layers"], -1) & 7
-    end = int(head["way"]["end"])
+    end = int(head["arriving"]["end"])
     assert (states[:, end - 1] != TokenState.ABSENT).any()  # a summary token is in one layer only
     assert (states[:, end:] == TokenState.ABSENT).all()
-    assert head["columns"] == len(scene.ids)  # one each, in so short a recording
-    assert head["way"]["width"] == scene.grid[0] * scene.grid[1]
-    assert head["way"]["due"] == {"in_s": 0.25, "every_s": 0.5}
+    assert head["columns"] == len(moment.ids)  # one each, in so short a recording
+    assert head["arriving"]["width"] == moment.grid[0] * moment.grid[1]
+    assert head["arriving"]["due"] == {"in_s": 0.25, "every_s": 0.5}
     assert head["words"][5] == "on its way"
     assert len(head["light"]) == len(head["dark"]) == len(head["words"])
     assert len(set(head["light"])) == len(set(head["dark"])) == 6
@@ -75,11 +77,13 @@ def test_what_is_on_its_way_stands_right_behind_the_tokens_that_came(
 
 @pytest.mark.parametrize(("newest", "decided"), [(False, 10), (True, 8)])
 def test_the_filmstrip_ends_with_frames_on_their_way(
-    recording: Recording, scene: Scene, newest: bool, decided: int
+    recording: Recording, moment: Moment, newest: bool, decided: int
 ) -> None:
-    film = film_of(scene, 1, newest)
-    assert film is not None
-    head, body = message(scene, replayed_way(recording, scene, 13.5, 2.0), film=film, newest=newest)
+    filmstrip = filmstrip_of(moment, 1, newest)
+    assert filmstrip is not None
+    head, body = sent_for(
+        moment, replayed_arriving(recording, moment, 13.5, 2.0), filmstrip=filmstrip, newest=newest
+    )
     coming = [t["frame"] for t in head["tiles"] if t["share"] is None]
     assert coming == ([12, 13] if newest else [13])
     kept = [t for t in head["tiles"] if t["share"] is not None]
@@ -87,7 +91,7 @@ def test_the_filmstrip_ends_with_frames_on_their_way(
     rows, cols = head["grid"]
     for tile in kept:
         share = np.frombuffer(body[tile["share"] :][: rows * cols], np.uint8).reshape(rows, cols)
-        assert (share == 255 * film.shares[film.frames.index(tile["frame"])]).all()
+        assert (share == 255 * filmstrip.shares[filmstrip.frames.index(tile["frame"])]).all()
     assert head["now"]["frame"] == 13
     assert "2 of 4 of the next chunk" in head["now"]["caption"]
     for _, start, end in head["pictures"]:
@@ -97,10 +101,10 @@ def test_the_filmstrip_ends_with_frames_on_their_way(
 
 def test_before_the_first_step_there_are_only_frames_on_their_way() -> None:
     picture = np.full((48, 64, 3), 90, np.uint8)
-    way = OnTheWay(frames=(0, 1), times_s=(0.0, 1.0), slots=4, due_in_s=0.5, every_s=1.0)
-    moment = Moment(scene=None, way=way, numbers={}, layers=3)
-    head, body = unpacked(payload(moment, Thumbnails("s", lambda _: picture)))
-    assert (head["layers"], head["way"]["end"]) == (3, 0)
+    arriving = ArrivingFrames(frames=(0, 1), times_s=(0.0, 1.0), slots=4, due_in_s=0.5, every_s=1.0)
+    sent = Message(moment=None, arriving=arriving, numbers={}, layers=3)
+    head, body = unpacked(payload(sent, Thumbnails("s", lambda _: picture)))
+    assert (head["layers"], head["arriving"]["end"]) == (3, 0)
     assert [t["frame"] for t in head["tiles"]] == [1]
     assert not any(body[: 3 * head["columns"]])
 
@@ -120,15 +124,20 @@ def test_a_frame_is_made_small_once() -> None:
 
 
 def test_a_message_is_small_and_the_same_where_nothing_changed(
-    recording: Recording, scene: Scene
+    recording: Recording, moment: Moment
 ) -> None:
-    film = film_of(scene, None, False)
-    moment = Moment(scene=scene, way=OnTheWay(slots=4), numbers=numbers(scene, None), film=film)
-    small = Thumbnails("s", scene.picture)
-    first = payload(moment, small)
-    assert payload(replace(moment), small) == first
+    filmstrip = filmstrip_of(moment, None, False)
+    sent = Message(
+        moment=moment,
+        arriving=ArrivingFrames(slots=4),
+        numbers=numbers(moment, None),
+        filmstrip=filmstrip,
+    )
+    small = Thumbnails("s", moment.picture)
+    first = payload(sent, small)
+    assert payload(replace(sent), small) == first
     assert len(first) < 100_000
-    assert len(unpacked(first)[0]["pictures"]) <= FILM_FRAMES + 1
+    assert len(unpacked(first)[0]["pictures"]) <= FILMSTRIP_FRAMES + 1
 
 
 @pytest.mark.parametrize(
@@ -146,10 +155,6 @@ def test_a_strip_keeps_room_for_about_as_much_as_came(
     seen: int, expected: int | None, room: int
 ) -> None:
     assert room_frames(seen, expected) == room
-
-
-def test_spans_of_numbers() -> None:
-    assert (span([3, 1, 2]), span([1000]), span(iter([]))) == ("1 to 3", "1,000", "0")
 
 
 def test_frames_of_a_running_stream_are_seen_one_by_one_before_their_chunk_is_decided(
@@ -171,7 +176,7 @@ def test_frames_of_a_running_stream_are_seen_one_by_one_before_their_chunk_is_de
         source="world:seed=3,frames=8", label="w", model="tiny", policy={"policy": "fifo", "budget_tokens": 48},
         chunk_frames=4, speed=4.0,
     )  # fmt: skip
-    views: list[View] = []
+    views: list[StreamView] = []
     publish = StreamWorker._publish
 
     def noted(self, **changes) -> None:
@@ -191,10 +196,10 @@ def test_frames_of_a_running_stream_are_seen_one_by_one_before_their_chunk_is_de
         ]
         assert all(v.snapshot is None and v.layers == 3 for v in arrivals)
         assert all(v.next_due is not None and v.every_s == 0.25 for v in arrivals)
-        way = live_way(worker.latest(), 4)
-        assert way.frames == (0, 1, 2, 3)
-        assert way.due_in_s is not None
-        assert way.due_in_s <= 0.25
+        arriving = live_arriving(worker.latest(), 4)
+        assert arriving.frames == (0, 1, 2, 3)
+        assert arriving.due_in_s is not None
+        assert arriving.due_in_s <= 0.25
         assert worker.picture(3) is not None
         worker.pause()
         go.set()
@@ -203,7 +208,7 @@ def test_frames_of_a_running_stream_are_seen_one_by_one_before_their_chunk_is_de
             assert time.monotonic() < until
             time.sleep(0.02)
         assert view.on_the_way == ()
-        assert live_way(view, 4).due_in_s is None
+        assert live_arriving(view, 4).due_in_s is None
     finally:
         go.set()
         worker.stop()
@@ -211,9 +216,9 @@ def test_frames_of_a_running_stream_are_seen_one_by_one_before_their_chunk_is_de
 
 def test_a_tick_draws_one_element_and_leaves_the_words_alone(open_page) -> None:
     app: AppTest = sound(open_page("live", recording="first", step="2", layer="1", token="40"))
-    head, _ = stage_of(app)
+    head, _ = live_view_of(app)
     assert head["chosen"] is not None
-    assert head["way"]["due"] is None
+    assert head["arriving"]["due"] is None
     press(app, "Play")
-    assert stage_of(app)[0]["way"]["due"] is not None
+    assert live_view_of(app)[0]["arriving"]["due"] is not None
     assert "Token 40" in "".join(m.value for m in app.markdown)

@@ -1,5 +1,6 @@
 // Everything that moves on the Live page, in one place: numbers, the newest frame, the strip, the filmstrip, an answer
-// while it is being written. A call touches only what differs from the last one.
+// while it is being written. A call touches only what differs from the last one. The message is described in
+// dashboards/parts/protocol.py.
 function put(el, text) { if (el.textContent !== text) el.textContent = text; }
 
 function drawNumbers(list, pairs) {
@@ -53,17 +54,17 @@ function fade(ctx, w, h, share, rows, cols) {
   ctx.putImageData(image, 0, 0);
 }
 
-function drawFilm(me, box, head, body, choose) {
-  const film = box.querySelector('.film'), [rows, cols] = head.grid, size = rows * cols;
-  film.setAttribute('aria-label', head.film_alt);
-  while (film.children.length > head.tiles.length) film.lastChild.remove();
-  while (film.children.length < head.tiles.length) {
-    const tile = document.createElement('button');
-    tile.append(document.createElement('canvas'), document.createElement('span'));
-    film.append(tile);
+function drawFilmstrip(me, box, head, body, choose) {
+  const filmstrip = box.querySelector('.filmstrip'), [rows, cols] = head.grid, size = rows * cols;
+  filmstrip.setAttribute('aria-label', head.filmstrip_alt);
+  while (filmstrip.children.length > head.tiles.length) filmstrip.lastChild.remove();
+  while (filmstrip.children.length < head.tiles.length) {
+    const button = document.createElement('button');
+    button.append(document.createElement('canvas'), document.createElement('span'));
+    filmstrip.append(button);
   }
   head.tiles.forEach((tile, n) => {
-    const button = film.children[n], kept = me.pictures.get(tile.frame);
+    const button = filmstrip.children[n], kept = me.pictures.get(tile.frame);
     button.onclick = () => choose(tile.frame);
     if (!kept || !kept.bitmap) return;
     const share = tile.share === null ? null : body.subarray(tile.share, tile.share + size);
@@ -75,7 +76,8 @@ function drawFilm(me, box, head, body, choose) {
     button.setAttribute('aria-label', tile.name);
     button.classList.toggle('coming', share === null);
     const canvas = button.firstChild, ctx = canvas.getContext('2d', { willReadFrequently: true });
-    canvas.height = 92; canvas.width = Math.max(1, Math.round(kept.bitmap.width * 92 / kept.bitmap.height));
+    canvas.height = head.tile_px;
+    canvas.width = Math.max(1, Math.round(kept.bitmap.width * head.tile_px / kept.bitmap.height));
     canvas.style.maxWidth = canvas.width + 'px';
     ctx.drawImage(kept.bitmap, 0, 0, canvas.width, canvas.height);
     if (share) fade(ctx, canvas.width, canvas.height, share, rows, cols);
@@ -86,13 +88,13 @@ export default function (component) {
   const { data, parentElement, setTriggerValue } = component;
   const [head, body] = unpack(data);
   const box = parentElement.querySelector('.box');
-  const me = box._stage = box._stage || { pictures: new Map() };
+  const me = box._live = box._live || { pictures: new Map() };
   box.style.setProperty('--coming', (isDark(box) ? head.dark : head.light)[COMING]);
   drawNumbers(box.querySelector('.numbers'), head.numbers);
   drawStrip(box, head, body, (cell) => setTriggerValue('cell', cell));
   me.draw = () => {
     drawNow(me, box, head.now);
-    drawFilm(me, box, head, body, (frame) => setTriggerValue('frame', frame));
+    drawFilmstrip(me, box, head, body, (frame) => setTriggerValue('frame', frame));
   };
   keepPictures(me, head, body);
   me.draw();
