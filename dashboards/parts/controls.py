@@ -192,8 +192,9 @@ def _number(
     start = None if optional else "min"
     hint = "None" if optional else ""
     if kind is float:
+        first, last = (None if limit is None else float(limit) for limit in (low, high))
         return st.number_input(
-            label, low, high, start, 0.01, "%g", key=key, help=field.doc, placeholder=hint
+            label, first, last, start, 0.01, "%g", key=key, help=field.doc, placeholder=hint
         )
     first, last = (None if limit is None else int(limit) for limit in (low, high))
     return st.number_input(label, first, last, start, 1, key=key, help=field.doc, placeholder=hint)

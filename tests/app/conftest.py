@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from streamlit.testing.v1 import AppTest
+from streamlit.util import calc_hash
 
 APP = Path(__file__).resolve().parents[2] / "dashboards" / "app.py"
 PATIENCE_S = 120
@@ -74,7 +75,8 @@ def open_page(runs: Path) -> Iterator[Callable[..., AppTest]]:
         for name, value in params.items():
             app.query_params[name] = value
         if page != "live":
-            app.switch_page(f"{page}/page.py")
+            # before its first run an AppTest knows pages by the names of their files, which are all alike
+            app._page_hash = calc_hash(page)
         app.run()
         opened.append(app)
         return app

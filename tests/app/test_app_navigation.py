@@ -46,6 +46,33 @@ def test_a_replay_is_where_it_was_paused_after_another_page(open_page) -> None:
     assert app.button_group(key="filmstrip-frames").value == "newest"
 
 
+@pytest.mark.parametrize("reported", ["2", "0"])
+def test_a_browser_that_reports_another_address_of_the_same_page_changes_nothing(
+    open_page, reported: str
+) -> None:
+    """It may not have heard yet of the newest one, or be slow: how long ago that was the session cannot know."""
+    app = sound(open_page("why", recording="second", layer="2", token="31"))
+    _change(app, "number_input", "w_layer", 1)
+    app.query_params["layer"] = reported
+    sound(app.run())
+    assert app.number_input(key="w_layer").value == 1
+    assert shown(app)["layer"] == "1"
+
+
+def test_the_address_that_a_browser_went_back_to_is_shown(
+    open_page, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dashboards.parts import state
+
+    app = sound(open_page("why", recording="second", layer="2", token="31"))
+    _change(app, "number_input", "w_layer", 1)
+    monkeypatch.setattr(state, "_went_back", lambda: True)
+    app.query_params["layer"] = "2"
+    sound(app.run())
+    assert app.number_input(key="w_layer").value == 2
+    assert shown(app)["layer"] == "2"
+
+
 def test_another_recording_keeps_the_layer_where_it_has_one(open_page) -> None:
     app = sound(open_page("why", recording="bundled", layer="9", token="400"))
     app.selectbox(key="w_recording").set_value("first").run()
@@ -157,6 +184,7 @@ def test_a_running_stream_keeps_its_speed_and_its_page(open_page) -> None:
     turn_to(app, "live")
     assert worker.alive
     assert app.selectbox(key="live-speed-now").value == "1x"
+    worker.submit(lambda session: None).result(60)  # after what the page told it
     assert worker._speed == 1.0
     press(app, "Start")  # anew, at the speed of the form
     assert app.selectbox(key="live-speed-now").value == "4x"

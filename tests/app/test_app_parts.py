@@ -18,14 +18,14 @@ from dashboards.live.filmstrip import filmstrip_of
 from dashboards.live.moment import recorded_moment
 from dashboards.live.playback import Player, index_at
 from dashboards.live.token_states import Tracker
-from dashboards.parts import page_parts as furniture
-from dashboards.parts import snippets
+from dashboards.parts import page_parts, snippets
 from dashboards.parts.canvas import packed, strip_head
 from dashboards.parts.limits import LARGEST_UPLOAD_BYTES
 from dashboards.parts.policy_text import full_spec, short_spec
 from dashboards.parts.snippets import literal
 from dashboards.parts.state import ViewState
 from dashboards.parts.store import Store
+from dashboards.parts.templates import filled
 from hermes_lab import figures, policies
 from hermes_lab.errors import RecordingError
 from hermes_lab.recording import Recording, RecordingWriter, TokenState
@@ -76,6 +76,7 @@ def test_a_link_reopens_its_view_and_ignores_nonsense() -> None:
         == ViewState()
     )
     assert ViewState.from_params({"fps": "nan", "sinks": "yes", "filmstrip": "1e9"}) == ViewState()
+    assert ViewState.from_params({"film": "2"}) == ViewState(filmstrip=2)  # links of before
     assert len(ViewState.from_params({"questions": "?" * 99_999}).questions) < 10_000
     assert ViewState().to_params() == {}
 
@@ -242,9 +243,9 @@ def test_a_picture_and_a_table_become_files_that_a_browser_reads(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     made: dict[str, Any] = {}
-    monkeypatch.setattr(furniture, "offer", lambda **what: made.update(what))
+    monkeypatch.setattr(page_parts, "offer", lambda **what: made.update(what))
     picture = np.full((4, 6, 3), 200, np.uint8)
-    furniture.picture_offer(
+    page_parts.picture_offer(
         lambda: picture, key="k", name="n", alt="a <b> & c", code="", rows=((), ())
     )
     svg = ElementTree.fromstring(made["svg"]())
@@ -252,7 +253,7 @@ def test_a_picture_and_a_table_become_files_that_a_browser_reads(
     png = base64.b64decode(svg[1].attrib["href"].split(",")[1])
     assert (np.asarray(Image.open(io.BytesIO(png))) == picture).all()
     assert 'alt="a &lt;b&gt; &amp; c"' in made["html"]()
-    page = furniture._table_maker("t", (("x", "y"), [(1, None), ("<", 2)]))()
+    page = filled("table.html", name="t", header=("x", "y"), lines=[(1, None), ("<", 2)])
     body = ElementTree.fromstring(page[page.index("<table>") : page.index("</body>")])
     assert [[c.text or "" for c in row] for row in body.iter("tr")] == [
         ["x", "y"],

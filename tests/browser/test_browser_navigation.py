@@ -90,6 +90,19 @@ def test_the_links_of_a_recording_open_that_recording(
     shows(page, "mine", 5)
 
 
+def test_back_shows_at_once_what_the_page_showed_before(page: Page, address: str) -> None:
+    go(page, f"{address}/why?recording=mine&layer=5&token=300")
+    shows(page, "mine", 5)
+    layer = page.get_by_label("Layer", exact=True)
+    layer.fill("2")
+    layer.press("Enter")
+    shows(page, "mine", 2)
+    page.go_back()
+    shows(page, "mine", 5)
+    page.go_forward()
+    shows(page, "mine", 2)
+
+
 def test_a_running_stream_and_its_form_outlast_other_pages(page: Page, address: str) -> None:
     start(page, address, frames=1024)
     budget = page.get_by_label("Budget: video tokens per layer", exact=True)
