@@ -284,7 +284,7 @@ def head_to_frames(recording: Recording, probe: Probe) -> None:
         )  # fmt: skip
     about(
         "where this head's attention falls in the stream, beside what uniform attention over the held tokens would give; "
-        "then the mean of the layer, which no single head need resemble.",
+        "then the mean of the layer, which no single head has to resemble.",
         "evicted frames: their bars are zero because they are gone, not because the head would not look at them.",
     )
     patches(recording, probe.summary, preamble(recording, probe), layer, head)

@@ -277,7 +277,7 @@ def accuracy(result: Contest) -> None:
     about(
         f"exact answers by how far back the evidence lies, with 95 % intervals over {result.streams} streams; dashed: "
         "always giving the commonest answer.",
-        "what happens on footage of the world; and overlapping intervals do not prove that two policies are equal.",
+        "what happens on filmed video; and overlapping intervals do not prove that two policies are equal.",
     )
 
 

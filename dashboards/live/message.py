@@ -132,7 +132,7 @@ def numbers(moment: Moment, view: StreamView | None) -> dict[str, str]:
     )
     return {
         "Stream": f"{snapshot.time_s:.0f} s, {snapshot.frames_seen} frames",
-        "Held by a layer": span_text(held) + (f" of {span_text(budgets)}" if budgets else ""),
+        "Held per layer": span_text(held) + (f" of {span_text(budgets)}" if budgets else ""),
         "KV cache": bytes_text(snapshot.cache_bytes),
         "Evicted now": f"{sum(int((~d.kept).sum() // len(d.kept)) for d in snapshot.decisions):,}",
         "TTFT, last answer": "-" if math.isnan(asked) else f"{1000 * asked:.0f} ms",

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def bench(
     model: Annotated[str, typer.Option(help="Which model.")] = "pocket",
     mid: Annotated[
-        bool, typer.Option(help="Also a mid-size decoder with random weights (labelled as such).")
+        bool, typer.Option(help="Also a mid-size decoder with random weights (and labelled so).")
     ] = True,
     policies: Annotated[
         bool, typer.Option("--policies", help="Decision and query cost of every policy instead.")

@@ -13,7 +13,7 @@ from hermes_lab.cli.console import note, out, print_json, say
 if TYPE_CHECKING:
     from hermes_lab.environment import Check, Examination
 
-UNFIT = 1  # exit status when something needed is not as it must be
+UNFIT = 1  # exit status when something needed is missing or wrong
 _COLOURS = {"ok": "green", "untested": "yellow", "absent": "dim"}
 _WORDS = {"absent": "not here"}
 
@@ -23,9 +23,9 @@ def doctor(
 ) -> int:
     """Look at versions, devices, codecs, shipped models and optional packages; say how to fix what is missing.
 
-    Exit status 0: all that is needed is here. 1: something needed is missing, broken, or of a version that is not
-    allowed. Versions that are allowed but not tested, and optional things that are not here, are told and change
-    nothing.
+    Exit status 0: everything that is needed is here. 1: something needed is missing, broken, or of a version that is
+    not allowed. Versions that are allowed but not tested, and optional packages that are missing, are shown and do not
+    change the status.
     """
     from hermes_lab.environment import examine
 
@@ -52,7 +52,7 @@ def _show(found: Examination) -> None:
     _fixes("To fix:", found.failed)
     _fixes("Optional:", [c for c in everything if c.fix is not None and not c.failed])
     names = ", ".join(check.name for check in found.failed)
-    verdict = f"Needed, and not as it must be: {names}." if names else "All that is needed is here."
+    verdict = f"Needed, but missing or wrong: {names}." if names else "Everything that is needed is here."
     say(Text(f"\n{verdict}", "bold red" if names else "bold green"))
 
 

@@ -213,7 +213,7 @@ def run(
         str, typer.Option(help="summary, or rows to keep full attention rows of questions.")
     ] = "summary",
     overwrite: Annotated[bool, typer.Option(help="Replace an existing recording.")] = False,
-    max_frames: Annotated[int | None, typer.Option(help="Stop after so many frames.")] = None,
+    max_frames: Annotated[int | None, typer.Option(help="Stop after this many frames.")] = None,
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 48,
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
     device: Annotated[str | None, typer.Option(help="cpu, cuda, ...")] = None,

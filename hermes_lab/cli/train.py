@@ -37,10 +37,10 @@ def train_pocket(
         ),
     ] = None,
     processes: Annotated[
-        int | None, typer.Option(help="Processes on CPU. Default: one a core.")
+        int | None, typer.Option(help="Processes on CPU. Default: one per core.")
     ] = None,
     smoke: Annotated[
-        bool, typer.Option("--smoke", help="Two minutes that prove that the pipeline learns.")
+        bool, typer.Option("--smoke", help="A run of two minutes that shows that the training works.")
     ] = False,
     resume: Annotated[bool, typer.Option(help="Go on from the last checkpoint in --out.")] = True,
 ) -> None:
@@ -48,7 +48,7 @@ def train_pocket(
 
     Uses a GPU when there is one, several processes on CPU otherwise. The tower learns to see first, then
     the decoder learns to answer over growing streams. Progress goes to standard error and, one JSON object
-    a line, to progress.jsonl in the folder; the finished model is in its folder model, and loads by that path.
+    per line, to progress.jsonl in the folder; the finished model is in its folder model, and loads by that path.
 
     Examples:
 

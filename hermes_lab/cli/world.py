@@ -27,7 +27,7 @@ def world(
     from hermes_lab.worlds import export
 
     if camera != "still" and camera != "pan" and camera != "panzoom":
-        raise LabError(f"There is no camera {camera!r}; take still, pan or panzoom.")
+        raise LabError(f"There is no camera {camera!r}; choose still, pan or panzoom.")
     exported = export(seed, minutes, out_dir, camera=camera)
     if as_json:
         print_json({"video": str(exported.video), "json": str(exported.questions)})

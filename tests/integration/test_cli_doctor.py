@@ -33,7 +33,7 @@ def test_the_table_ends_in_a_verdict(capsys: pytest.CaptureFixture[str]) -> None
     assert said.startswith(f"HERMES Lab {hermes_lab.__version__}")
     for name in ("Python", "transformers", "CPU", "h264", "pocket", "accelerate", "Chromium"):
         assert name in said
-    assert said.rstrip().endswith("All that is needed is here.")
+    assert said.rstrip().endswith("Everything that is needed is here.")
 
 
 def test_what_fails_is_told_with_its_command_and_status_1(
@@ -46,7 +46,7 @@ def test_what_fails_is_told_with_its_command_and_status_1(
     said = capsys.readouterr().out
     assert f"To fix:\n  numpy (missing): {fix}\n" in said
     assert "Optional:\n  ray (absent): more\n" in said
-    assert said.rstrip().endswith("Needed, and not as it must be: numpy.")
+    assert said.rstrip().endswith("Needed, but missing or wrong: numpy.")
     assert main(["doctor", "--json"]) == 1
     found = json.loads(capsys.readouterr().out)
     assert found["ok"] is False
