@@ -52,7 +52,9 @@ def _show(found: Examination) -> None:
     _fixes("To fix:", found.failed)
     _fixes("Optional:", [c for c in everything if c.fix is not None and not c.failed])
     names = ", ".join(check.name for check in found.failed)
-    verdict = f"Needed, but missing or wrong: {names}." if names else "Everything that is needed is here."
+    verdict = (
+        f"Needed, but missing or wrong: {names}." if names else "Everything that is needed is here."
+    )
     say(Text(f"\n{verdict}", "bold red" if names else "bold green"))
 
 

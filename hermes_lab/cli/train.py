@@ -40,7 +40,8 @@ def train_pocket(
         int | None, typer.Option(help="Processes on CPU. Default: one per core.")
     ] = None,
     smoke: Annotated[
-        bool, typer.Option("--smoke", help="A run of two minutes that shows that the training works.")
+        bool,
+        typer.Option("--smoke", help="A run of two minutes that shows that the training works."),
     ] = False,
     resume: Annotated[bool, typer.Option(help="Go on from the last checkpoint in --out.")] = True,
 ) -> None:
