@@ -67,7 +67,7 @@ class Store:
         """The arrays of a file; None where it is missing or not readable."""
         try:
             check_file(path, at_most=_LARGEST)
-            with np.load(path, allow_pickle=False) as file:
+            with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
                 return {name: file[name] for name in file.files}
         except (
             LabError,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import tomllib
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -22,10 +23,17 @@ def pins() -> dict[str, str]:
     return dict(reversed(found))
 
 
+def direct() -> list[str]:
+    """Names of the packages that the project asks for by itself."""
+    wanted = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["dependencies"]
+    return [re.split(r"[\s<>=!~;\[]", requirement, maxsplit=1)[0] for requirement in wanted]
+
+
 def write_lock() -> None:
     """Take the locked versions over; torch, which the lock leaves out, stays as it is."""
     known, locked = json.loads(FILE.read_text("utf-8")), pins()
-    known["locked"] = {name: locked.get(name, old) for name, old in known["locked"].items()}
+    names = [name for name in direct() if name not in ("transformers", "transformer-lens")]  # pairs
+    known["locked"] = {name: locked.get(name, known["locked"].get(name)) for name in names}
     _write(known)
 
 

@@ -1,6 +1,6 @@
 """`hermes-lab`: every command, and one way to fail.
 
-A command is one file here: its arguments, what it prints and its exit status. What it does lies in the library, which
+Commands enter, one file each: its arguments, what it prints and its exit status. What it does lies in the library, which
 prints nothing. Commands import what they need when they run, so that `--help` and listings answer at once.
 """
 

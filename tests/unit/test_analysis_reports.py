@@ -129,7 +129,7 @@ def test_what_does_not_fit_is_refused_in_a_sentence(name: str) -> None:
         (b"", "not valid JSON"),
         (b"[" * 100_000, "nested too deeply"),
         (b'{"format": NaN}', "NaN is no number in JSON"),
-        (b'{"format": "\xff"}', "not valid JSON"),
+        (b'{"format": "\xff"}', "is not text in UTF-8"),
         (b"[]", "holds [] where StudyReport belongs"),
         (b"null", "holds None where StudyReport belongs"),
     ],
