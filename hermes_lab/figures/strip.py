@@ -41,10 +41,12 @@ class Strip:
 
     @property
     def layers(self) -> int:
+        """Layers, one per row."""
         return self.state.shape[0]
 
     @property
     def columns(self) -> int:
+        """Columns of tokens."""
         return self.state.shape[1]
 
     def codes(self) -> Bytes:

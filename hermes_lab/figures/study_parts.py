@@ -143,6 +143,8 @@ def add_bars(
 def errors(
     rows: Sequence[TableRow], value: str = "value", low: str = "low", high: str = "high"
 ) -> Any:
+    """Error bars of plotly from the ends of the rows' intervals; missing ends draw none."""
+
     def gap(a: Any, b: Any) -> float:
         return 0.0 if a is None or b is None else float(a) - float(b)
 
@@ -157,6 +159,7 @@ def errors(
 
 
 def facets(titles: Sequence[str], *, rows: int = 1, shared: bool = True) -> go.Figure:
+    """An empty figure with one panel for each title, in `rows` rows."""
     columns = -(-len(titles) // rows)
     return make_subplots(
         rows=rows, cols=columns, subplot_titles=list(titles), shared_yaxes=shared,
@@ -175,6 +178,7 @@ def panels(figure: go.Figure, *, x: str = "", height: int) -> go.Figure:
 
 
 def unique(rows: Sequence[TableRow], key: str) -> list[Any]:
+    """The different values of one column, in the order in which they appear."""
     return list(dict.fromkeys(row[key] for row in rows))
 
 

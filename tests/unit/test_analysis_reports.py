@@ -204,6 +204,22 @@ def test_results_may_have_any_name_and_are_read_by_numpy(tmp_path: Path) -> None
     assert [p.name for p in tmp_path.rglob("*") if p.is_file()] == ["stream.npz"]
 
 
+def test_results_of_earlier_versions_are_found_again() -> None:
+    """The names of the folders that results are kept in must not change, else hours of work are done again."""
+    settings = (3, 0.5, None, True), {"b": np.int64(2), "a": math.nan}
+    assert store.fingerprint(1, 16, "knockout", *settings) == "b87ec2c99a1c"
+
+
+def test_a_damaged_result_is_made_again(tmp_path: Path) -> None:
+    kept = store.Store(tmp_path)
+    path = kept.path(("stage", "stream"))
+    kept.get(("stage", "stream"), lambda: {"x": np.arange(100.0)})
+    whole = path.read_bytes()
+    for damaged in (b"", b"PK", whole[:-40], whole[:60] + b"\xff" * 40 + whole[100:]):
+        path.write_bytes(damaged)
+        assert kept.get(("stage", "stream"), lambda: {"x": np.ones(2)})["x"].tolist() == [1.0, 1.0]
+
+
 def test_results_that_cannot_be_kept_are_told_and_leave_nothing(tmp_path: Path) -> None:
     (tmp_path / "stage").write_text("a file where a folder belongs")
     with pytest.raises(
