@@ -85,10 +85,13 @@ def _refused(kind: type) -> Callable[[Any], Any]:
 
 # --- in --------------------------------------------------------------------------------------------------
 def _misplaced(plain: Any, kind: Any) -> LabError:
-    shown = repr(plain)
-    shown = shown if len(shown) <= 80 else f"{shown[:77]}..."
     belongs = kind if isinstance(kind, str) else _WORDS.get(kind, kind.__name__)
-    return LabError(f"The report holds {shown} where {belongs} belongs.")
+    return LabError(f"The report holds {_shown(plain)} where {belongs} belongs.")
+
+
+def _shown(plain: Any) -> str:
+    shown = repr(plain)
+    return shown if len(shown) <= 80 else f"{shown[:77]}..."
 
 
 def _exactly(plain: Any, kind: type) -> Any:
@@ -113,7 +116,7 @@ def _one_of(plain: Any, choices: tuple[Any, ...]) -> Any:
     for choice in choices:
         if type(choice) is type(plain) and choice == plain:
             return choice
-    raise LabError(f"{plain!r} is none of {', '.join(map(repr, choices))}.")
+    raise LabError(f"{_shown(plain)} is none of {', '.join(map(repr, choices))}.")
 
 
 def _enum_in(plain: Any, kind: type[Enum]) -> Enum:

@@ -6,8 +6,11 @@ from typing import TYPE_CHECKING
 
 from analysis import registry
 from analysis.result import FigureSpec, ResultIncomplete, StudyResult
+from hermes_lab.brief import brief
 from hermes_lab.errors import LabError, nearest
 from hermes_lab.figures.studies import FUNCTIONS, FigureFunction, draw
+
+_LONGEST = 300  # characters of a reason
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -30,7 +33,7 @@ def function_of(study: str, name: str) -> FigureFunction:
         ) from error
     if name not in own:
         raise LabError(
-            f"Study {study!r} has no figure function {name!r}: {nearest(name, (*FUNCTIONS, *own))}"
+            f"Study {study!r} has no figure function {brief(name)}: {nearest(name, (*FUNCTIONS, *own))}"
         )
     return own[name]
 
@@ -50,7 +53,7 @@ def drawn(result: StudyResult, spec: FigureSpec) -> go.Figure:
     except LabError:
         raise
     except Exception as error:  # whatever a function does on tables that are not for it
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:_LONGEST]
         raise LabError(
             f"Figure {spec.name!r} of study {result.study!r} cannot be drawn by {spec.function!r} "
             f"({reason}); check the columns of its tables."

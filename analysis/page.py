@@ -43,7 +43,7 @@ def render(report: StudyReport) -> str:
             picture=picture,
             about=about,
             digits=digits,
-            percent=quote,
+            percent=_quoted,
         )
     )
 
@@ -84,3 +84,8 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+
+
+def _quoted(text: str) -> str:
+    """A text in an address; half of a pair of surrogates is written out."""
+    return quote(text.encode("utf-8", "backslashreplace"))

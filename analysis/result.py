@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from analysis.claims import ControlsMissing, Finding, missing_controls
+from hermes_lab.brief import brief
 from hermes_lab.errors import LabError
 
 
@@ -31,6 +32,18 @@ class Table:
     columns: tuple[str, ...]
     rows: tuple[tuple[Any, ...], ...]
     caption: str = ""
+
+    def __post_init__(self) -> None:
+        """Hold rows to the columns; whoever draws or downloads a table relies on it.
+
+        Raises:
+            LabError: a row has more or fewer cells.
+        """
+        for row in self.rows:
+            if len(row) != len(self.columns):
+                raise LabError(
+                    f"A row of the table {brief(self.name)} has {len(row)} cells under {len(self.columns)} columns."
+                )
 
     def csv(self) -> str:
         """The table as CSV text; floats with nine digits."""

@@ -11,6 +11,7 @@ _AS_GOOD = 0.1  # what may lie between the nearest name and the others that are 
 _PART_LETTERS = 4  # shorter parts of a name are found in too many
 _MOST_NEAR = 3
 _MOST_LISTED = 60
+_LONGEST_NAME = 200  # of what was written; comparing takes the square of it
 
 
 class LabError(Exception):
@@ -44,7 +45,7 @@ def nearest(name: object, known: Iterable[str], listed_by: str | None = None) ->
         listed_by: the command that lists the names, where they are too many for a sentence.
     """
     options = sorted(known)
-    near = _near(str(name), options)
+    near = _near(str(name)[:_LONGEST_NAME], options)
     if near:
         return "did you mean " + " or ".join(repr(n) for n in near) + "?"
     if listed_by is not None:

@@ -20,6 +20,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from hermes_lab.errors import ModelError
+from hermes_lab.models.told import METHODS, told
 from hermes_lab.segment import Segment as Segment
 
 
@@ -155,6 +156,13 @@ class Adapter(ABC):
     def forward_kwargs(self, segment: Segment) -> dict[str, Any]:
         """Extra keyword arguments for the decoder's forward on this segment (DeepStack), batch axis included."""
         return {}
+
+    def __init_subclass__(cls) -> None:
+        """Whatever a family's methods raise is told in a sentence."""
+        super().__init_subclass__()
+        for name in METHODS:
+            if callable(method := vars(cls).get(name)):
+                setattr(cls, name, told(method))
 
     # --- outputs ---------------------------------------------------------------------------
     @property

@@ -155,7 +155,7 @@ def policy_class(name: str) -> type[Policy]:
         return _plugins.found()[key]
     if key in _plugins.problems():
         raise PolicyError(_plugins.problems()[key])
-    raise PolicyError(f"There is no policy {name!r}; {nearest(key, names())}")
+    raise PolicyError(f"There is no policy {brief(name)}; {nearest(key, names())}")
 
 
 def info(spec: str) -> PolicyInfo:
@@ -263,7 +263,9 @@ def _build(name: str, preset: str | None, values: Mapping[str, Any]) -> Policy:
     infos = {f.name: f for f in describe(cls)}
     for key in values:
         if key not in infos:
-            raise PolicyError(f"Policy {cls.name!r} has no field {key!r}; {nearest(key, infos)}")
+            raise PolicyError(
+                f"Policy {cls.name!r} has no field {brief(key)}; {nearest(key, infos)}"
+            )
     missing = [f.name for f in infos.values() if f.required and f.name not in values]
     if missing:
         field = infos[missing[0]]
@@ -273,7 +275,7 @@ def _build(name: str, preset: str | None, values: Mapping[str, Any]) -> Policy:
     key = preset.replace("-", "_")
     if key not in cls.presets:
         hint = nearest(key, cls.presets) if cls.presets else "it has none."
-        raise PolicyError(f"Policy {cls.name!r} has no preset {preset!r}; {hint}")
+        raise PolicyError(f"Policy {cls.name!r} has no preset {brief(preset)}; {hint}")
     return getattr(cls, key)(**values)
 
 
