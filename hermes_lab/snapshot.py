@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, fields
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from hermes_lab.brief import Brief, brief, bytes_text
 from hermes_lab.frozen import Frozen
+from hermes_lab.later import on_sight
 
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
@@ -51,6 +52,35 @@ class LayerDecision(Brief):
         """Global ids evicted in every head that held them, sorted, [evicted]."""
         survivors = np.unique(self.candidates[self.kept])
         return np.setdiff1d(np.unique(self.candidates), survivors)
+
+
+@dataclass(frozen=True, repr=False)
+class LayerChange(Brief):
+    """What one step changed in what a layer holds; `head` is 1 where all KV heads share one set.
+
+    After the step a layer holds what it held before and then `arrived`, less `evicted`, and then `added`: in this
+    order, or as `order` says.
+
+    Attributes:
+        arrived: ids that came, [token].
+        arrived_at: positions that they were given, [axis, token].
+        evicted: ids that went, ascending, [head, token].
+        added: ids of the tokens that the policy's `merge` made, [token].
+        added_at: their positions, [axis, token].
+        order: where made tokens were put between others: all ids as they then stood, [head, token]; else [head, 0].
+        moved: ids that were given new positions (all of the layer, in their order, where positions were compacted),
+            [head, token].
+        moved_to: these positions, [head, axis, token].
+    """
+
+    arrived: IntArray
+    arrived_at: IntArray
+    evicted: IntArray
+    added: IntArray
+    added_at: IntArray
+    order: IntArray
+    moved: IntArray
+    moved_to: IntArray
 
 
 @dataclass(frozen=True, repr=False)
@@ -98,6 +128,8 @@ class Timings:
 class Snapshot:
     """The state of a stream after one feed step.
 
+    `held`, `positions` and `changes` of a running stream are copied from the device when somebody looks at them.
+
     Attributes:
         step: 0-based number of the feed step.
         frames: global indices of the frames fed in this step.
@@ -113,6 +145,7 @@ class Snapshot:
         archive_bytes: bytes in the off-device store.
         reindexed: layers whose positions were compacted in this step.
         notes: sentences a person should read (policy changed, position limit passed, ...).
+        changes: what the step changed, one entry per layer; empty where nobody told (a snapshot made by hand).
     """
 
     step: int
@@ -131,6 +164,16 @@ class Snapshot:
     reindexed: tuple[int, ...] = ()
     timings: Timings = Timings()
     notes: tuple[str, ...] = ()
+    changes: tuple[LayerChange, ...] = ()
+
+    def amended(self, **values: Any) -> Self:
+        """A copy with other values of some fields, made without looking at the rest (as `replace` would)."""
+        copy = object.__new__(type(self))
+        copy.__dict__.update(self.__dict__ | values)
+        return copy
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {field.name: getattr(self, field.name) for field in fields(self)}
 
     def __repr__(self) -> str:
         return f"Snapshot({self.headline()})"
@@ -158,6 +201,9 @@ class Snapshot:
         from hermes_lab.snapshot_html import picture
 
         return picture(self)
+
+
+on_sight(Snapshot, "held", "positions", "changes")
 
 
 @dataclass(frozen=True, repr=False)

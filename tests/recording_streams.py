@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from hermes_lab.recording.format import Manifest, ModelInfo, SourceInfo
 from hermes_lab.snapshot import (
     Answer,
     AttentionSummary,
+    LayerChange,
     LayerDecision,
     MergeRecord,
     Snapshot,
@@ -49,6 +50,7 @@ class Stream:
         renumber: positions become contiguous after every step.
         summarise: "end" or "sorted" puts a synthesised token where the evicted ones were; "" makes none.
         protect: so many of the first tokens are never candidates.
+        told: snapshots say what changed, as those of a session do.
     """
 
     seed: int = 0
@@ -64,6 +66,7 @@ class Stream:
     protect: int = 0
     groups: tuple[str, ...] = ("chunk",)
     terms: tuple[str, ...] = ("recency", "attention")
+    told: bool = True
 
     def play(self, steps: int) -> Iterator[tuple[Snapshot, TokenTable]]:
         """Feed some steps; the table grows in place, as a session's does."""
@@ -84,10 +87,12 @@ class Stream:
                 ]
             )  # fmt: skip
             decisions: list[LayerDecision] = []
+            fresh = new[None] + 3 * np.arange(self.axes)[:, None]
             for layer in range(self.layers):
                 held[layer] = np.concatenate([held[layer], new[None].repeat(self.heads, 0)], 1)
-                fresh = (new[None, None] + 3 * np.arange(self.axes)[:, None]).repeat(self.heads, 0)
-                positions[layer] = np.concatenate([positions[layer], fresh], 2)
+                positions[layer] = np.concatenate(
+                    [positions[layer], fresh[None].repeat(self.heads, 0)], 2
+                )
                 if self.budget is not None and held[layer].shape[1] > self.budget:
                     decision, held[layer], positions[layer] = self._decide(
                         layer, step, held[layer], positions[layer], table, rng
@@ -97,7 +102,10 @@ class Stream:
                     positions[layer] = np.broadcast_to(
                         np.arange(held[layer].shape[1]), positions[layer].shape
                     ).copy()
-            yield self._snapshot(step, frames, new, held, positions, decisions, rng), table
+            snapshot = self._snapshot(step, frames, new, held, positions, decisions, rng)
+            if self.told:
+                snapshot = replace(snapshot, changes=self._changes(snapshot, fresh))
+            yield snapshot, table
 
     def _decide(
         self,
@@ -138,6 +146,30 @@ class Stream:
             self.budget,
         )
         return decision, survivors, where
+
+    def _changes(self, snapshot: Snapshot, fresh: np.ndarray) -> tuple[LayerChange, ...]:
+        """What a step did to each layer, as the engine notes it."""
+        decided = {decision.layer: decision for decision in snapshot.decisions}
+        changes: list[LayerChange] = []
+        for layer, (ids, places) in enumerate(zip(snapshot.held, snapshot.positions, strict=True)):
+            evicted, added = ids[:, :0], ids[0, :0]
+            if (decision := decided.get(layer)) is not None:
+                evicted = decision.candidates[~decision.kept].reshape(self.heads, -1)
+                added = np.array([merge.id for merge in decision.merged], np.int64)
+            between = len(added) and self.summarise == "sorted"
+            changes.append(
+                LayerChange(
+                    arrived=snapshot.new_ids,
+                    arrived_at=fresh,
+                    evicted=evicted,
+                    added=added,
+                    added_at=np.full((self.axes, len(added)), 7, np.int64),
+                    order=ids if between else ids[:, :0],
+                    moved=ids if self.renumber else ids[:, :0],
+                    moved_to=places if self.renumber else places[..., :0],
+                )
+            )
+        return tuple(changes)
 
     def _snapshot(
         self,

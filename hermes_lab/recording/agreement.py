@@ -12,9 +12,8 @@ import numpy.typing as npt
 from hermes_lab.brief import Brief
 from hermes_lab.errors import RecordingError
 from hermes_lab.recording.format import Manifest
-from hermes_lab.recording.idsets import IntArray
 from hermes_lab.recording.reader import Recording
-from hermes_lab.recording.state import CacheState
+from hermes_lab.recording.state import CacheState, IntArray
 from hermes_lab.tokens import Role, TokenTable
 
 

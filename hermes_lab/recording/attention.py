@@ -13,7 +13,7 @@ from hermes_lab.recording.format import Level
 from hermes_lab.recording.parts import Array, Part
 from hermes_lab.snapshot import AttentionSummary
 
-_PLAIN = ("role_mass", "entropy", "visible", "sink_share", "age_s")
+_BY_HEAD = ("entropy", "sink_share", "age_s")
 _NO_ROWS: Mapping[int, Any] = Frozen({})
 
 
@@ -50,19 +50,24 @@ def reduce_rows(summary: AttentionSummary, level: Level, rows: RowFilter) -> Att
 def encode_attention(
     summaries: Sequence[AttentionSummary],
 ) -> tuple[list[dict[str, Any]], dict[str, Array]]:
-    """JSON records and arrays of some summaries; frames that nobody attends to (evicted ones) take no space."""
+    """JSON records and arrays of some summaries; frames that a layer does not attend to (evicted ones, or of a group
+    that it did not read) take no space.
+
+    Raises:
+        ValueError: arrays of a summary contradict each other.
+    """
     records: list[dict[str, Any]] = []
     tensors: dict[str, Array] = {}
     for number, summary in enumerate(summaries):
         name = f"attention.{number}."
-        mass = np.asarray(summary.frame_mass, np.float32)
-        bits = np.ascontiguousarray(mass).view(np.int32)
-        seen = np.flatnonzero(bits.any(axis=tuple(range(mass.ndim - 1))))
-        tensors[name + "frames"] = seen.astype(np.int32)
-        tensors[name + "frame_mass"] = mass[..., seen]
-        for plain in _PLAIN:
-            dtype = np.int64 if plain == "visible" else np.float32
-            tensors[name + plain] = np.asarray(getattr(summary, plain), dtype)
+        mass = np.ascontiguousarray(summary.frame_mass, np.float32)
+        seen = mass.view(np.int32).any(axis=1)
+        by_head = [np.asarray(getattr(summary, plain), np.float32) for plain in _BY_HEAD]
+        tensors[name + "frames"] = np.packbits(seen)
+        tensors[name + "frame_mass"] = mass.transpose(0, 2, 1)[seen]
+        tensors[name + "by_head"] = np.concatenate(
+            [np.asarray(summary.role_mass, np.float32), np.stack(by_head, -1)], -1
+        )
         for layer, row in summary.rows.items():
             tensors[f"{name}rows.{layer}"] = np.asarray(row, np.float32)
         for layer, ids in summary.row_ids.items():
@@ -70,7 +75,8 @@ def encode_attention(
         records.append(
             {
                 "group": summary.group,
-                "frames": mass.shape[-1],
+                "shape": mass.shape,
+                "visible": summary.visible.tolist(),
                 "rows": list(summary.rows),
                 "row_ids": list(summary.row_ids),
             }
@@ -81,23 +87,43 @@ def encode_attention(
 def decode_attention(
     records: Sequence[Mapping[str, Any]], part: Part
 ) -> tuple[AttentionSummary, ...]:
-    """Read what `encode_attention` wrote."""
+    """Read what `encode_attention` wrote, now or in format 1."""
     return tuple(_decode(number, record, part) for number, record in enumerate(records))
 
 
 def _decode(number: int, record: Mapping[str, Any], part: Part) -> AttentionSummary:
     name = f"attention.{number}."
-    seen, mass, *plain = part.read(*(name + n for n in ("frames", "frame_mass", *_PLAIN)))
-    full = np.zeros((*mass.shape[:-1], record["frames"]), np.float32)
-    full[..., seen] = mass
+    read = _read if "shape" in record else _read_first_format
     rows = part.read(*(f"{name}rows.{layer}" for layer in record["rows"]))
     ids = part.read(*(f"{name}row_ids.{layer}" for layer in record["row_ids"]))
     return AttentionSummary(
         group=record["group"],
-        frame_mass=full,
-        **dict(zip(_PLAIN, plain, strict=True)),
+        **read(name, record, part),
         rows=Frozen(dict(zip(record["rows"], rows, strict=True))) if rows else _NO_ROWS,
         row_ids=Frozen(
             {layer: i.astype(np.int64) for layer, i in zip(record["row_ids"], ids, strict=True)}
         ),
     )
+
+
+def _read(name: str, record: Mapping[str, Any], part: Part) -> dict[str, Any]:
+    bits, mass, by_head = part.read(*(name + n for n in ("frames", "frame_mass", "by_head")))
+    layers, heads, frames = record["shape"]
+    seen = np.unpackbits(bits, count=layers * frames).astype(np.bool_).reshape(layers, frames)
+    full = np.zeros((layers, frames, heads), np.float32)
+    full[seen] = mass
+    roles = by_head.shape[-1] - len(_BY_HEAD)
+    return {
+        "frame_mass": np.ascontiguousarray(full.transpose(0, 2, 1)),
+        "role_mass": by_head[..., :roles].copy(),
+        "visible": np.array(record["visible"], np.int64),
+        **{plain: by_head[..., roles + n].copy() for n, plain in enumerate(_BY_HEAD)},
+    }
+
+
+def _read_first_format(name: str, record: Mapping[str, Any], part: Part) -> dict[str, Any]:
+    names = ("role_mass", "visible", *_BY_HEAD)
+    seen, mass, *plain = part.read(*(name + n for n in ("frames", "frame_mass", *names)))
+    full = np.zeros((*mass.shape[:-1], record["frames"]), np.float32)
+    full[..., seen] = mass
+    return {"frame_mass": full, **dict(zip(names, plain, strict=True))}

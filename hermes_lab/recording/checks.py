@@ -91,14 +91,40 @@ def _state(value: Any) -> bool:
     return len(value["tokens"]) == layers and len(value["axes"]) in (0, layers) and within
 
 
+def _either(*checks: Check) -> Check:
+    return lambda value: any(check(value) for check in checks)
+
+
 _SHAPES = shaped({"heads": every(count), "tokens": every(count), "axes": every(count)})
+_DECISION_FIELDS: dict[str, Check] = {
+    "layer": count, "budget": integer, "heads": count, "tokens": count, "scores": every(count),
+    "terms": named(every(count)),
+}  # fmt: skip
+_OLD_DECISION = shaped({**_DECISION_FIELDS, "merged": every(every(count, 2))})
 _DECISION = shaped(
     {
-        "layer": count, "budget": integer, "heads": count, "tokens": count, "scores": every(count),
-        "terms": named(every(count)), "merged": every(every(count, 2)),
+        **_DECISION_FIELDS, "told": flag, "spared": count,
+        "merged": every(lambda pair: every(optional(count), 2)(pair) and pair[0] is not None),
     }
 )  # fmt: skip
-_ATTENTION = shaped({"group": text, "frames": count, "rows": every(count), "row_ids": every(count)})
+_ROWS = {"group": text, "rows": every(count), "row_ids": every(count)}
+_ATTENTION = _either(
+    shaped({**_ROWS, "shape": every(count, 3), "visible": every(integer)}),
+    shaped({**_ROWS, "frames": count}),  # format 1
+)
+_CHANGE = optional(
+    shaped(
+        {
+            "evicted": every(count),
+            "added": every(count),
+            "displaced": every(count),
+            "moved": every(flag),
+        }
+    )
+)
+_MULTIPLES = every(
+    lambda triple: every(number, 3)(triple) and count(triple[0]) and count(triple[1])
+)
 _STEP: dict[str, Check] = {
     "step": count,
     "frames": every(count),
@@ -112,10 +138,16 @@ _STEP: dict[str, Check] = {
     "notes": every(text),
     "timings": shaped({field.name: number for field in fields(Timings)}),
     "state": _state,
-    "decisions": every(_DECISION),
     "attention": every(_ATTENTION),
     "thumbnails": flag,
 }
+_PER_LAYER = ("evicted", "added", "displaced", "moved")
+_NEW_STEP: dict[str, Check] = {
+    "change": _CHANGE,
+    "multiples": _MULTIPLES,
+    "decisions": every(_DECISION),
+}
+_OLD_STEP: dict[str, Check] = {"decisions": every(_OLD_DECISION)}  # of format 1
 _ANSWER: dict[str, Check] = {
     "question": text,
     "text": text,
@@ -142,7 +174,12 @@ def wrong_in_part(kind: str, record: Any) -> str | None:
     """The first field of a part's record that is missing or not of its kind."""
     wrong = first_wrong(record, *_PARTS[kind])
     if wrong is None and kind == "step":
+        wrong = first_wrong(record, _NEW_STEP if "change" in record else _OLD_STEP)
+    if wrong is None and kind == "step":
         layers = len(record["state"]["heads"])
+        change = record.get("change")
+        if change and any(len(change[name]) != layers for name in _PER_LAYER):
+            return "change"
         if any(decision["layer"] >= layers for decision in record["decisions"]):
             return "decisions"
         if "before" in record and len(record["before"]["heads"]) not in (0, layers):

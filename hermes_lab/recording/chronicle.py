@@ -10,9 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from hermes_lab.brief import Brief
-from hermes_lab.recording.idsets import IntArray, PackedRows
+from hermes_lab.recording.changes import StepChanges
+from hermes_lab.recording.decisions import read_merges
+from hermes_lab.recording.first_format import PackedRows, StepDiff
 from hermes_lab.recording.parts import Part
-from hermes_lab.recording.state import StepDiff
+from hermes_lab.recording.state import IntArray
+from hermes_lab.recording.steps import Diff, read_diff
 
 if TYPE_CHECKING:
     from hermes_lab.recording.reader import Recording
@@ -67,10 +70,15 @@ def chronicles(recording: Recording, layers: Sequence[int]) -> list[LayerChronic
             for layer, one in found.items():
                 if layer < len(held):
                     one.jump(index, held[layer])
-        diff = recording.read(part, lambda p: StepDiff.read(p.record["state"], p, positions=False))
+        diff = recording.read(part, lambda p: read_diff(p, positions=False))
         for layer, one in found.items():
             one.follow(index, layer, diff)
-        recording.read(part, lambda p, index=index: _tell_decisions(index, p, found))
+        if isinstance(diff, StepChanges):
+            recording.read(
+                part, lambda p, index=index, diff=diff: _tell_decisions(index, p, diff, found)
+            )
+        else:
+            recording.read(part, lambda p, index=index: _tell_old_decisions(index, p, found))
     told: list[LayerChronicle] = []
     for layer in layers:
         told.append(found.pop(layer).told(told[-1] if told else None))
@@ -138,7 +146,7 @@ class _Chronicler:
         self._heads = 1
         self._heads_after: list[int] = []
 
-    def follow(self, index: int, layer: int, diff: StepDiff) -> None:
+    def follow(self, index: int, layer: int, diff: Diff) -> None:
         """One step."""
         stays, heads = self._stays, diff.heads[layer]
         if heads != self._heads:  # a shared set becomes one set a head, or the other way round
@@ -151,10 +159,20 @@ class _Chronicler:
         self._heads = heads
         self._heads_after.append(heads)
         for head in range(heads):
+            stays.come(index, head, diff.new_ids)
+            came, gone = self._differences(layer, head, diff)
+            stays.come(index, head, came)
+            stays.go(index, head, gone)
+
+    def _differences(self, layer: int, head: int, diff: Diff) -> tuple[Ids, Ids]:
+        """Who came and went in one head besides the tokens that arrived."""
+        if isinstance(diff, StepDiff):
             row = diff.held(layer, head)
-            stays.come(index, head, diff.arrived)
-            stays.come(index, head, row.extra)
-            stays.go(index, head, row.missing)
+            return row.extra, row.missing
+        if diff.whole is None:
+            return diff.added[layer], diff.evicted[layer][head]
+        now, held = self._stays.now(head), diff.whole.held[layer][head]
+        return np.setdiff1d(held, now), np.setdiff1d(now, held)
 
     def jump(self, index: int, held: IntArray) -> None:
         """Steps are missing, and behind them `held` [head, token] is what the layer held."""
@@ -198,8 +216,25 @@ class _Chronicler:
         )
 
 
-def _tell_decisions(index: int, part: Part, layers: dict[int, _Chronicler]) -> None:
+def _tell_decisions(
+    index: int, part: Part, diff: StepChanges, layers: dict[int, _Chronicler]
+) -> None:
     """What the decisions of one step say beyond who was evicted."""
+    spared, sources = part.read("spared", "sources")
+    record: dict[str, Any]
+    start = source = 0
+    for record in part.record["decisions"]:
+        told, end = layers.get(record["layer"]), start + record["spared"]
+        last = source + sum(count or 0 for _, count in record["merged"])
+        if told is not None:
+            told.decide(index, spared[start:end].astype(np.int64))
+            for merge in read_merges(record, diff, sources[source:last]):
+                told.merge(index, merge.id, merge.sources)
+        start, source = end, last
+
+
+def _tell_old_decisions(index: int, part: Part, layers: dict[int, _Chronicler]) -> None:
+    """The same of a part of format 1."""
     counts, ids, sources = part.read("candidates.counts", "candidates.ids", "sources")
     rows = PackedRows(counts, ids)
     row = source = 0

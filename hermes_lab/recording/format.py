@@ -40,7 +40,7 @@ from hermes_lab.recording.checks import (
 )
 
 FORMAT = "hermes-lab-recording"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 1 is read, by what `first_format` knows of it
 MANIFEST = "manifest.json"
 PARTS = "parts"
 TEMPORARY_SUFFIX = ".tmp"

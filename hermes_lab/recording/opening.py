@@ -70,7 +70,7 @@ class Opened:
             return
         if skipped:
             self._tell_gap(number)
-        if self._broken:
+        if self._broken or (skipped and "before" in part.record):
             self.restarts.add(len(self.steps))
         self.steps.append(part)
         self._newest, self._missing, self._broken, self._passed = number, False, False, 0

@@ -13,20 +13,25 @@ from typing import TypeVar, overload
 from hermes_lab.errors import LabError, RecordingError
 from hermes_lab.recording.answers import decode_answer
 from hermes_lab.recording.chronicle import LayerChronicle, chronicles
-from hermes_lab.recording.decisions import decode_decisions
 from hermes_lab.recording.format import (
     PARTS,
     Manifest,
     parse_part_name,
     part_name,
 )
-from hermes_lab.recording.idsets import IntArray
 from hermes_lab.recording.life import TokenLife, life
 from hermes_lab.recording.opening import RecordingStatus, open_parts, read_manifest, status_of
 from hermes_lab.recording.parts import DamagedPartError, Part
 from hermes_lab.recording.retention import Retention, retention
-from hermes_lab.recording.state import CacheState, StepDiff, decode_checkpoint, follow
-from hermes_lab.recording.steps import decode_step, read_tokens
+from hermes_lab.recording.state import CacheState, IntArray, decode_state
+from hermes_lab.recording.steps import (
+    Diff,
+    decode_step,
+    follow,
+    read_decisions,
+    read_diff,
+    read_tokens,
+)
 from hermes_lab.recording.summary import RecordingSummary, summarise
 from hermes_lab.recording.thumbnails import Picture, decode_thumbnail
 from hermes_lab.recording.timeline import Timeline
@@ -194,10 +199,15 @@ class Recording:
 
         return self.read(self.step_parts[index], decode)
 
-    def diff(self, index: int) -> StepDiff:
+    def diff(self, index: int) -> Diff:
         """What changed in one step."""
+        return self.read(self.step_parts[index], read_diff)
+
+    def _checkpoint(self, index: int) -> CacheState:
+        """The state before a step, as its own part says it."""
         return self.read(
-            self.step_parts[index], lambda part: StepDiff.read(part.record["state"], part)
+            self.step_parts[index],
+            lambda part: decode_state(part.record["before"], part, "before"),
         )
 
     def state(self, index: int) -> CacheState:
@@ -210,7 +220,7 @@ class Recording:
             # the nearest checkpoint; one right behind a known state is needed only where steps are missing between
             near = start == known + 1 and start not in self.restarts
             if not near and "before" in self.step_parts[start].record:
-                base, first = self.read(self.step_parts[start], decode_checkpoint), start
+                base, first = self._checkpoint(start), start
                 break
         diffs = [self.diff(i) for i in range(first, index + 1)]
         state = self.blame(lambda: follow(base, diffs))
@@ -221,7 +231,7 @@ class Recording:
     def before(self, index: int) -> CacheState:
         """What the layers held before a step."""
         if index in self.restarts:
-            return self.read(self.step_parts[index], decode_checkpoint)
+            return self._checkpoint(index)
         return self.state(index - 1)
 
     def advance(self, state: CacheState, done: int, upto: int) -> CacheState:
@@ -236,11 +246,10 @@ class Recording:
 
     def decisions(self, index: int, layers: frozenset[int]) -> tuple[LayerDecision, ...]:
         """The decisions of some layers in the step with this 0-based index."""
-        before, new_ids = self.before(index), self.diff(index).new_ids
+        before, changed = self.before(index), self.diff(index)
 
         def decode(part: Part) -> tuple[LayerDecision, ...]:
-            records = part.record["decisions"]
-            found = decode_decisions(records, part, before, new_ids, layers)
+            found = read_decisions(part, changed, before, layers)
             self._check_ids(index, *(decision.candidates for decision in found))
             return found
 

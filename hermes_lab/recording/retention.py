@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from hermes_lab.brief import Brief
 from hermes_lab.recording.chronicle import STILL, LayerChronicle
-from hermes_lab.recording.idsets import IntArray
+from hermes_lab.recording.state import IntArray
 from hermes_lab.tokens import Role
 
 if TYPE_CHECKING:

@@ -1,23 +1,29 @@
 """A snapshot as the content of a step part, and back.
 
-Arrays of a step part: `new_ids`; `held.*` and `positions.*` (differences, see `state`), `before.*` where the
-step starts with a checkpoint; `candidates.*`, `kept`, `scores`, `sources` (see `decisions`);
-`attention.N.*` (see `attention`); `tokens.*`: rows of the token table that appeared since the part before.
+Arrays of a step part: `new_ids`; `arrived_at`, `evicted`, `added`, `added_at`, `displaced`, `moved_to` (what changed,
+see `changes`) or `after.*` (the whole state instead), `before.*` where the step starts with a checkpoint;
+`scores`, `candidates`, `kept`, `spared`, `sources` (see `decisions`); `attention.N.*` (see `attention`); `tokens.*`:
+rows of the token table that appeared since the part before. Parts of format 1 are read by `first_format`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
+from hermes_lab.recording import changes, first_format
 from hermes_lab.recording.attention import decode_attention, encode_attention
+from hermes_lab.recording.changes import StepChanges
 from hermes_lab.recording.decisions import decode_decisions, encode_decisions
+from hermes_lab.recording.first_format import StepDiff
+from hermes_lab.recording.multiples import Multiples
 from hermes_lab.recording.parts import Array, Part
-from hermes_lab.recording.state import CacheState, StepDiff, encode_checkpoint, encode_state
-from hermes_lab.snapshot import Snapshot, Timings
+from hermes_lab.recording.standing import Standing
+from hermes_lab.recording.state import CacheState, Shapes, encode_state
+from hermes_lab.snapshot import LayerDecision, Snapshot, Timings
 from hermes_lab.tokens import COLUMNS, Role, TokenTable
 
 _SCALARS = (
@@ -33,41 +39,76 @@ _SCALARS = (
     "notes",
 )
 _TUPLES = ("frames", "budget_tokens", "reindexed", "notes")
-_DIFFERENCES = ("held.ids", "positions.ids", "positions.values")
 
 
 def encode_step(
-    snapshot: Snapshot, before: CacheState, *, checkpoint: bool
+    snapshot: Snapshot, shapes: Shapes | None, before: Standing, multiples: Multiples
 ) -> tuple[dict[str, Any], dict[str, Array]]:
-    """JSON record and arrays of one step; `checkpoint` puts the whole state before the step beside them.
+    """JSON record and arrays of one step.
+
+    Args:
+        shapes: of the state after the step, where its changes are written; None: the whole state is.
+        before: the state before the step.
 
     Raises:
         ValueError: arrays of the snapshot contradict each other.
     """
-    after = CacheState(snapshot.held, snapshot.positions)
-    state, tensors = encode_state(before, after, snapshot.new_ids)
-    decisions, decision_tensors = encode_decisions(snapshot.decisions, before, snapshot.new_ids)
-    attention, attention_tensors = encode_attention(snapshot.attention)
+    told = None if shapes is None else snapshot.changes
+    change: dict[str, Any] | None = None
+    if told is None:
+        shapes, tensors = encode_state(CacheState(snapshot.held, snapshot.positions), "after")
+    else:
+        change, tensors = changes.encode_changes(told, before)
+    decisions, decision_tensors = encode_decisions(
+        snapshot.decisions, told, before, snapshot.new_ids, multiples
+    )
+    summaries, attention_tensors = encode_attention(snapshot.attention)
     record: dict[str, Any] = {name: getattr(snapshot, name) for name in _SCALARS}
     record |= {
         "timings": asdict(snapshot.timings),
-        "state": state,
-        "decisions": decisions,
-        "attention": attention,
+        "state": shapes,
+        "change": change,
+        "attention": summaries,
+        **decisions,
     }
-    if checkpoint:
-        record["before"], before_tensors = encode_checkpoint(before)
-        tensors |= before_tensors
     tensors["new_ids"] = snapshot.new_ids.astype(np.int32)
     return record, tensors | decision_tensors | attention_tensors
 
 
-def difference_bytes(tensors: Mapping[str, Array]) -> int:
-    """Bytes that the differences of a step take; what a checkpoint saves from reading."""
-    return sum(tensors[name].nbytes for name in _DIFFERENCES if name in tensors)
+Diff = StepChanges | StepDiff
 
 
-def decode_step(part: Part, diff: StepDiff, before: CacheState, after: CacheState) -> Snapshot:
+def read_diff(part: Part, *, positions: bool = True) -> Diff:
+    """What changed in one step; of format 1 without positions, if nobody wants them.
+
+    Raises:
+        ValueError: arrays contradict the record.
+    """
+    if "change" in part.record:
+        return StepChanges.read(part.record, part)
+    return StepDiff.read(part.record["state"], part, positions=positions)
+
+
+def follow(state: CacheState, diffs: Sequence[Diff], *, positions: bool = True) -> CacheState:
+    """The state after some steps, from the state before the first of them."""
+    old = [diff for diff in diffs if isinstance(diff, StepDiff)]
+    new = [diff for diff in diffs if isinstance(diff, StepChanges)]
+    if old:
+        state = first_format.follow(state, old, positions=positions)
+    return changes.follow(state, new, positions=positions) if new else state
+
+
+def read_decisions(
+    part: Part, diff: Diff, before: CacheState, layers: frozenset[int] | None = None
+) -> tuple[LayerDecision, ...]:
+    """The decisions of one step, of some layers or of all; `before` is the state before it."""
+    if isinstance(diff, StepChanges):
+        return decode_decisions(part, diff, before, layers)
+    records = part.record["decisions"]
+    return first_format.decode_decisions(records, part, before, diff.new_ids, layers)
+
+
+def decode_step(part: Part, diff: Diff, before: CacheState, after: CacheState) -> Snapshot:
     """The snapshot that `encode_step` was given; `before` and `after` are the states around it."""
     record = part.record
     scalars = {name: record[name] for name in _SCALARS}
@@ -78,9 +119,10 @@ def decode_step(part: Part, diff: StepDiff, before: CacheState, after: CacheStat
         new_ids=diff.new_ids,
         held=after.held,
         positions=after.positions,
-        decisions=decode_decisions(record["decisions"], part, before, diff.new_ids),
+        decisions=read_decisions(part, diff, before),
         attention=decode_attention(record["attention"], part),
         timings=Timings(**record["timings"]),
+        changes=diff.told(after) if isinstance(diff, StepChanges) else (),
     )
 
 

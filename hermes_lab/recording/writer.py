@@ -1,9 +1,10 @@
 """Write a recording while the stream runs; whatever happens to the process, what was completed stays.
 
-Bytes of a step at level "summary" (L layers, C candidates a layer, T score terms, E evicted a layer, H query
-heads, F frames still attended, G probed groups): about 4 L C (1 + T) for scores and terms, L C / 8 for the kept
-mask, 4 L E for who left, 4 L H F G for attention by frame, 17 a new token and 3 to 6 KB of header; under the
-position rules that renumber (eager, contiguous) also 2 to 4 bytes for every held token, layer and axis.
+Bytes of a step at level "summary" (L layers, C candidates per layer, T score terms that are not a multiple of another
+one, E evicted per layer, H query heads, F frames that a layer still attends to, G groups that it read): about 4 L C T
+for scores and terms, 1 to 2 L E for who left, 4 L H F G for attention by frame, 21 per new token and 3 to 6 KB of
+header; under the position rules that renumber (eager, contiguous) also at most 2 bytes for every held token, layer
+and axis. Every now and then a checkpoint adds 6 to 8 bytes for every held token and layer.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import numpy as np
 import numpy.typing as npt
 
 from hermes_lab.errors import RecordingError, reason_of
@@ -31,15 +31,18 @@ from hermes_lab.recording.format import (
     now_utc,
 )
 from hermes_lab.recording.journal import Journal, Written
+from hermes_lab.recording.multiples import Multiples
 from hermes_lab.recording.parts import Array, pack
-from hermes_lab.recording.state import CacheState
-from hermes_lab.recording.steps import difference_bytes, encode_step, encode_tokens
+from hermes_lab.recording.standing import Standing
+from hermes_lab.recording.state import encode_state
+from hermes_lab.recording.steps import encode_step, encode_tokens
 from hermes_lab.recording.thumbnails import encode_thumbnails
 from hermes_lab.snapshot import Answer, Snapshot
 from hermes_lab.tokens import TokenTable
 
 _LOG = logging.getLogger(__name__)
-_CHECKPOINT_EVERY = 4  # checkpoints may add a quarter to the bytes of the differences between them
+_CHECKPOINT_EVERY = 4  # what a checkpoint saves from following is at least four times its own size
+_GIVEN_KEPT = 4  # steps; more than a disk that refuses leaves between two that are written
 
 
 @dataclass(frozen=True)
@@ -49,14 +52,14 @@ class _Told:
     Attributes:
         last_step: `Snapshot.step` of the newest one.
         tokens: rows of the token table.
-        state: what the layers held after the newest step.
-        differences_bytes: since the last checkpoint.
+        standing: what the layers held after the newest step.
+        changed: numbers that changed in the layers since the last checkpoint.
     """
 
     last_step: int | None = None
     tokens: int = 0
-    state: CacheState = field(default_factory=CacheState)
-    differences_bytes: int = 0
+    standing: Standing = field(default_factory=Standing)
+    changed: int = 0
 
 
 class RecordingWriter:
@@ -91,6 +94,8 @@ class RecordingWriter:
         self._manifest = replace(manifest, level=level, status="open", finished=None, reason=None)
         self._rows = rows or RowFilter()
         self._told = _Told()
+        self._given: dict[int, Standing] = {}  # behind steps, whether they could be written or not
+        self._multiples = Multiples()
         self._lock = threading.RLock()
         self._journal: Journal | None = None
         if self.level != "off":
@@ -120,10 +125,8 @@ class RecordingWriter:
 
     def reduce(self, snapshot: Snapshot) -> Snapshot:
         """The snapshot that will be read back: full attention rows only as far as the level keeps them."""
-        return replace(
-            snapshot,
-            attention=tuple(reduce_rows(a, self.level, self._rows) for a in snapshot.attention),
-        )
+        reduced = (reduce_rows(a, self.level, self._rows) for a in snapshot.attention)
+        return snapshot.amended(attention=tuple(reduced))
 
     def write_step(
         self,
@@ -155,24 +158,24 @@ class RecordingWriter:
                 f"Step {snapshot.step} came after step {told.last_step}; "
                 "steps of a recording must grow, so start another recording for another stream."
             )
-        if told.state.held and len(snapshot.held) != len(told.state.held):
-            raise RecordingError(
-                f"Step {snapshot.step} has {len(snapshot.held)} layers, the recording "
-                f"{len(told.state.held)}; start another recording for another model."
-            )
-        newest = max(int(ids.max(initial=-1)) for ids in (snapshot.new_ids, *snapshot.held))
-        if newest >= len(table):
-            raise RecordingError(
-                f"Step {snapshot.step} cannot be recorded: token {newest} has no row in the token "
-                f"table of {len(table)} rows."
-            )
-        checkpoint = (
-            told.last_step is None
-            or told.differences_bytes >= _CHECKPOINT_EVERY * told.state.size_bytes
-        )
-        reduced = self.reduce(snapshot)
+        follows = snapshot.step == (0 if told.last_step is None else told.last_step + 1)
+        before = told.standing if follows else self._given.get(snapshot.step - 1)
         try:
-            record, tensors = encode_step(reduced, told.state, checkpoint=checkpoint)
+            shapes = None if before is None else before.shapes_after(snapshot)
+            self._check(snapshot, table, told_changes=shapes is not None)
+            standing = Standing.after(snapshot, shapes)
+            self._give(snapshot.step, standing)
+            if shapes is None or before is None:
+                follows, before = True, told.standing
+            checkpoint = (
+                told.last_step is None
+                or not follows
+                or told.changed >= _CHECKPOINT_EVERY * before.numbers
+            )
+            record, tensors = encode_step(self.reduce(snapshot), shapes, before, self._multiples)
+            if checkpoint:
+                record["before"], whole = encode_state(before.state, "before")
+                tensors |= whole
             pictures = None
             if thumbnails is not None:
                 pictures = pack(*encode_thumbnails(snapshot.frames, thumbnails))
@@ -183,15 +186,36 @@ class RecordingWriter:
             raise RecordingError(
                 f"Step {snapshot.step} cannot be recorded: {error}; the steps before it are saved."
             ) from error
-        state = CacheState(
-            tuple(np.array(rows, np.int64) for rows in snapshot.held),
-            tuple(np.array(places, np.int64) for places in snapshot.positions),
-        )
-        since = 0 if checkpoint else told.differences_bytes
         told = _Told(
-            snapshot.step, max(told.tokens, len(table)), state, since + difference_bytes(tensors)
+            snapshot.step,
+            max(told.tokens, len(table)),
+            standing,
+            (0 if checkpoint else told.changed) + standing.changed,
         )
         journal.append("step", data, lambda: self._tell(told), pictures)
+
+    def _give(self, step: int, standing: Standing) -> None:
+        """Remember what the layers held behind a step, so that the next one can follow it."""
+        self._given[step] = standing
+        while len(self._given) > _GIVEN_KEPT:
+            del self._given[next(iter(self._given))]
+
+    def _check(self, snapshot: Snapshot, table: TokenTable, *, told_changes: bool) -> None:
+        """Refuse another number of layers, and tokens that the table does not have."""
+        known = self._told.standing.layers
+        layers = len(snapshot.changes if told_changes else snapshot.held)
+        if known and layers != known:
+            raise RecordingError(
+                f"Step {snapshot.step} has {layers} layers, the recording "
+                f"{known}; start another recording for another model."
+            )
+        named = [c.added for c in snapshot.changes] if told_changes else snapshot.held
+        newest = max(int(ids.max(initial=-1)) for ids in (snapshot.new_ids, *named))
+        if newest >= len(table):
+            raise RecordingError(
+                f"Step {snapshot.step} cannot be recorded: token {newest} has no row in the token "
+                f"table of {len(table)} rows."
+            )
 
     def write_answer(self, answer: Answer, table: TokenTable | None = None) -> None:
         """Append one answer; `table` where the question's own tokens were given ids.

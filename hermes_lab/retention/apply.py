@@ -17,9 +17,9 @@ from hermes_lab.engine.cache import Archive, LayerState, select_layers
 from hermes_lab.engine.cursor import Cursor
 from hermes_lab.errors import PolicyError
 from hermes_lab.policies.base import Merged, Policy
-from hermes_lab.recording.idsets import ascending
 from hermes_lab.retention import plain_answers
 from hermes_lab.retention.calling import call, name_of, whole
+from hermes_lab.retention.change import Made, StepNotes
 from hermes_lab.retention.plan import LayerPlan
 from hermes_lab.retention.positions import behind
 from hermes_lab.retention.standing import Standing
@@ -44,9 +44,13 @@ class _Choice:
 
 
 def apply(
-    plans: Sequence[LayerPlan], stream: Standing, policy: Policy, next_position: str
+    plans: Sequence[LayerPlan],
+    stream: Standing,
+    policy: Policy,
+    next_position: str,
+    notes: StepNotes,
 ) -> tuple[LayerDecision, ...]:
-    """Prune layers by checked plans; merged tokens get ids of their own."""
+    """Prune layers by checked plans; merged tokens get ids of their own, and `notes` hears of them."""
     states = [stream.cache.stream_layers[made.layer].state for made in plans]
     chosen = _choices(plans, stream.protected)
     pruned = select_layers(states, [choice.index for choice in chosen])
@@ -58,7 +62,7 @@ def apply(
         added: tuple[MergeRecord, ...] = ()
         if made.merged is not None and len(names[n]):
             _check_sources(policy, made, int(names[n][0]))
-            after, added = _add_merged(after, made.merged, names[n], stream)
+            after, added, notes.made[made.layer] = _add_merged(after, made.merged, names[n], stream)
         if next_position == "last_kept":
             after = replace(after, cursor=behind(after, after.positions, stream.protected))
         stream.cache.stream_layers[made.layer].state = after
@@ -129,22 +133,25 @@ def _check_sources(policy: Policy, made: LayerPlan, new: int) -> None:
 
 def _add_merged(
     state: LayerState, merged: Merged, ids: IntArray, stream: Standing
-) -> tuple[LayerState, tuple[MergeRecord, ...]]:
+) -> tuple[LayerState, tuple[MergeRecord, ...], Made]:
     device = state.ids.device
     positions = merged.positions.to(device)
     named = torch.as_tensor(ids, device=device)
     state = state.append(merged.keys, merged.values, named, positions)
+    order = None
     if merged.place == "sorted":
-        order = state.positions[:, 0].clone()
-        order[:, : stream.protected] = -1
-        state = state.select(order.argsort(dim=-1, stable=True))
+        clock = state.positions[:, 0].clone()
+        clock[:, : stream.protected] = -1
+        state = state.select(clock.argsort(dim=-1, stable=True))
+        order = state.ids[:, stream.protected :]
     behind_all = max(state.cursor.next, int(positions.max()) + 1)
     state = replace(state, cursor=Cursor(behind_all, state.cursor.video))
     sources = [source.cpu().numpy().astype(np.int64) for source in merged.sources]
-    return state, tuple(
-        MergeRecord(name, source if ascending(source) else np.unique(source))
+    records = tuple(
+        MergeRecord(name, np.unique(source))
         for name, source in zip(ids.tolist(), sources, strict=True)
     )
+    return state, records, Made(ids, positions.long(), order)
 
 
 def _archive(

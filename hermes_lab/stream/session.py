@@ -184,10 +184,10 @@ class StreamSession:
             chunk, encode_s = encoded()
             run = with_budget(self._run, self._stream, chunk)
             snapshot = take_step(run, self._stream, chunk, encode_s)
-            snapshot = replace(snapshot, notes=(*snapshot.notes, *notes))
+            snapshot = snapshot.amended(notes=(*snapshot.notes, *notes))
             if recorder is not None:
                 timings = replace(snapshot.timings, record_s=recorder.seconds)
-                snapshot = replace(snapshot, timings=timings)
+                snapshot = snapshot.amended(timings=timings)
                 recorder.owe(Due(snapshot, run, images))
         except BaseException:
             undo()

@@ -15,6 +15,7 @@ from hermes_lab.retention import apply as pruning
 from hermes_lab.retention import plain_answers, positions
 from hermes_lab.retention import plan as decision
 from hermes_lab.retention.calling import Seal, call
+from hermes_lab.retention.change import StepNotes
 from hermes_lab.retention.checks import Candidates, budgets_of, check_observed
 from hermes_lab.retention.positions import PositionRule
 from hermes_lab.retention.views import Evidence, views_of
@@ -52,16 +53,16 @@ def take_step(run: Run, stream: StreamState, chunk: Segment, encode_s: float = 0
     first_frame = stream.frames_seen
     watch = _Watch(run)
     entering = enter(run, stream, chunk)
-    limit = run.engine.position_limit
-    moved: tuple[int, ...] = ()
+    changes, limit = StepNotes(stream.protected), run.engine.position_limit
     if positions.due_before(run.positions, stream.cache.states, limit, entering.segment):
-        moved = _reindex(run, stream)
+        _reindex(run, stream, changes)
     decide_s = watch.lap()
     read = Evidence.empty(run.engine.layers)
     summaries = evidence.prefill(run, stream, entering, read)
     prefill_s = watch.lap()
     if entering.admission is not None and entering.admission.terms:
         _carry_terms(stream, entering.admission, len(entering.ids))
+    changes.came(entering.ids, stream.cache.states)
     with finite.blame(run.engine.adapter, stream.cache, run.board):
         _observe(run, stream, read)
     decide_s += watch.lap()
@@ -72,13 +73,13 @@ def take_step(run: Run, stream: StreamState, chunk: Segment, encode_s: float = 0
         summaries += evidence.guide(run, stream, read)
         probe_s = watch.lap()
         with finite.blame(run.engine.adapter, stream.cache, run.board):
-            decisions = _decide(run, stream, read, budgets)
+            decisions = _decide(run, stream, read, budgets, changes)
     if positions.due(run.positions, stream.cache.states, limit, bool(decisions)):
-        moved = tuple(sorted({*moved, *_reindex(run, stream)}))
+        _reindex(run, stream, changes)
     decide_s += watch.lap()
     notes = (*run.notes, *_beyond(run, stream), *_judge_budget(run, stream, entering, budgets))
     snapshot = _snapshot(
-        stream, first_frame, entering, decisions, summaries, budgets, moved,
+        stream, first_frame, entering, decisions, summaries, budgets, changes,
         Timings(encode_s, prefill_s, probe_s, decide_s), notes,
     )  # fmt: skip
     stream.step += 1
@@ -102,10 +103,10 @@ class _Watch:
 
 def _snapshot(
     stream: StreamState, first_frame: int, entering: Entering, decisions: tuple[LayerDecision, ...],
-    summaries: Sequence[AttentionSummary], budgets: Sequence[int] | None, moved: tuple[int, ...],
+    summaries: Sequence[AttentionSummary], budgets: Sequence[int] | None, changes: StepNotes,
     timings: Timings, notes: tuple[str, ...],
 ) -> Snapshot:  # fmt: skip
-    states, start = stream.cache.states, stream.protected
+    states = stream.cache.states
     return Snapshot(
         step=stream.step,
         frames=tuple(range(first_frame, stream.frames_seen)),
@@ -113,16 +114,17 @@ def _snapshot(
         tokens_seen=stream.tokens_seen,
         time_s=stream.now_s,
         new_ids=entering.ids,
-        held=tuple(state.ids[:, start:].cpu().numpy().copy() for state in states),
-        positions=tuple(state.positions[..., start:].cpu().numpy().copy() for state in states),
+        held=changes.held(states),
+        positions=changes.positions(states),
         decisions=decisions,
         attention=tuple(summaries),
         budget_tokens=None if budgets is None else tuple(budgets),
         cache_bytes=stream.cache.bytes,
         archive_bytes=stream.cache.archive_bytes,
-        reindexed=moved,
+        reindexed=tuple(sorted(changes.moved)),
         timings=timings,
         notes=notes,
+        changes=changes.changes(states, decisions),
     )
 
 
@@ -171,11 +173,11 @@ def _is_due(run: Run, stream: StreamState, entering: Entering, budgets: Sequence
 
 
 def _decide(
-    run: Run, stream: StreamState, read: Evidence, budgets: Sequence[int]
+    run: Run, stream: StreamState, read: Evidence, budgets: Sequence[int], changes: StepNotes
 ) -> tuple[LayerDecision, ...]:
     views = _views(run, stream, read, budgets)
     plans = decision.plan(run.policy, views, budgets, stream.cache.states)
-    return pruning.apply(plans, stream, run.policy, run.next_position)
+    return pruning.apply(plans, stream, run.policy, run.next_position, changes)
 
 
 def _judge_budget(
@@ -192,17 +194,15 @@ def _judge_budget(
 
 
 # --- positions -----------------------------------------------------------------------------------
-def _reindex(run: Run, stream: StreamState) -> tuple[int, ...]:
-    """Move tokens up by the position rule; the layers where any moved."""
-    moved: list[int] = []
+def _reindex(run: Run, stream: StreamState, changes: StepNotes) -> None:
+    """Move tokens up by the position rule."""
     for layer, holder in enumerate(stream.cache.stream_layers):
         before = holder.state
         holder.state = positions.reindex(
             run.positions, before, layer, run.engine.rope, stream.protected
         )
         if holder.state is not before:
-            moved.append(layer)
-    return tuple(moved)
+            changes.moved.add(layer)
 
 
 def _beyond(run: Run, stream: StreamState) -> tuple[str, ...]:

@@ -310,13 +310,13 @@ def test_damage_in_the_middle_is_named_and_salvaged_around(tmp_path: Path, harm:
     assert salvaged.answers[0].text == "A red ball."
 
 
-def _break_counts(part: Path) -> None:
-    """Overwrite the row counts of a part with absurd ones."""
+def _break_ids(part: Path) -> None:
+    """Overwrite the ids that leave in a part with absurd ones."""
     data = part.read_bytes()
     size = int.from_bytes(data[:8], "little")
     header = json.loads(data[8 : 8 + size])
-    start, end = (8 + size + offset for offset in header["held.counts"]["data_offsets"])
-    part.write_bytes(data[:start] + b"\x63\x00\x00\x00" * ((end - start) // 4) + data[end:])
+    start, end = (8 + size + offset for offset in header["evicted.steps"]["data_offsets"])
+    part.write_bytes(data[:start] + b"\x63" * (end - start) + data[end:])
 
 
 def test_a_flipped_bit_is_found_by_verify(tmp_path: Path) -> None:
@@ -332,8 +332,8 @@ def test_a_flipped_bit_is_found_by_verify(tmp_path: Path) -> None:
         lambda r: r.steps[2],
         lambda r: r.retention(),
         lambda r: diff(r, r),
-    ):  # a flip that makes lengths absurd; others only the checksum can tell
-        _break_counts(part)
+    ):  # a flip that makes ids absurd; others only the checksum can tell
+        _break_ids(part)
         with pytest.raises(RecordingError, match=r"Part 000002-step.* the 2 steps before it"):
             read(Recording.open(tmp_path / "run"))
 

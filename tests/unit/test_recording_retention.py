@@ -300,7 +300,7 @@ def test_recordings_of_a_folder_are_listed_newest_first(tmp_path: Path) -> None:
             writer.write_answer(Stream().answer(1))
     (tmp_path / "notes").mkdir()
     newer = tmp_path / "c" / "manifest.json"
-    newer.write_text(newer.read_text().replace('"format_version": 1', '"format_version": 9'))
+    newer.write_text(newer.read_text().replace('"format_version": 2', '"format_version": 9'))
     entries = list_recordings(tmp_path)
     assert [entry.folder.name for entry in entries] == ["a", "b", "c"]
     assert [(e.steps, e.answers, e.problem is None) for e in entries] == [
