@@ -27,19 +27,16 @@ def encode_changes(
 ) -> tuple[dict[str, Any], dict[str, Array]]:
     """A JSON record and arrays; `before` is the state before the step, looked at only where it is needed."""
     orders = [NONE]
-    displaced: list[int] = []
     for layer, change in enumerate(changes):
-        displaced.append(0)
         if change.order.size:
             pool = _without(before.state, layer, change)
             found = [_displaced(row, order) for row, order in zip(pool, change.order, strict=True)]
-            displaced[-1] = sum(len(places) for _, places in found)
             orders += [np.array([len(places) for _, places in found])]
             orders += [numbers for pair in found for numbers in pair]
     record = {
         "evicted": [change.evicted.shape[1] for change in changes],
         "added": [len(change.added) for change in changes],
-        "displaced": displaced,
+        "ordered": [bool(change.order.size) for change in changes],
         "moved": [bool(change.moved.size) for change in changes],
     }
     rows = {
@@ -55,7 +52,7 @@ def encode_changes(
             tensors[f"{name}.first"], tensors[f"{name}.steps"] = firsts, steps
     if sum(record["added"]):
         tensors["added"] = np.concatenate([c.added for c in changes]).astype(np.int32)
-    if any(displaced):
+    if len(orders) > 1:
         tensors["displaced"] = shrink(np.concatenate(orders))
     return record, tensors
 
@@ -147,7 +144,7 @@ class StepChanges(Brief):
                 block.reshape(heads[n], axes[n], -1) if block.size else block.reshape(0, 0, 0)
                 for n, block in enumerate(read["moved_to"])
             ),
-            displaced=_read_orders(heads, change["displaced"], displaced.astype(np.int64)),
+            displaced=_read_orders(heads, change["ordered"], displaced.astype(np.int64)),
         )
 
     def told(self, after: CacheState) -> tuple[LayerChange, ...]:
@@ -178,14 +175,14 @@ def _cut(flat: IntArray, counts: Sequence[int]) -> list[IntArray]:
 
 
 def _read_orders(
-    heads: Sequence[int], counts: Sequence[int], flat: IntArray
+    heads: Sequence[int], ordered: Sequence[bool], flat: IntArray
 ) -> tuple[tuple[tuple[IntArray, IntArray], ...], ...]:
-    """Per layer and head, which numbers are displaced and where to; nothing where none is."""
+    """Per layer and head, which numbers are displaced and where to; nothing for layers in their own order."""
     found: list[tuple[tuple[IntArray, IntArray], ...]] = []
     at = 0
-    for rows, count in zip(heads, counts, strict=True):
+    for rows, is_ordered in zip(heads, ordered, strict=True):
         pairs: list[tuple[IntArray, IntArray]] = []
-        if count:
+        if is_ordered:
             lengths = flat[at : at + rows]
             at += rows
             for length in lengths.tolist():

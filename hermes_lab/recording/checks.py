@@ -117,7 +117,7 @@ _CHANGE = optional(
         {
             "evicted": every(count),
             "added": every(count),
-            "displaced": every(count),
+            "ordered": every(flag),
             "moved": every(flag),
         }
     )
@@ -141,7 +141,7 @@ _STEP: dict[str, Check] = {
     "attention": every(_ATTENTION),
     "thumbnails": flag,
 }
-_PER_LAYER = ("evicted", "added", "displaced", "moved")
+_PER_LAYER = ("evicted", "added", "ordered", "moved")
 _NEW_STEP: dict[str, Check] = {
     "change": _CHANGE,
     "multiples": _MULTIPLES,

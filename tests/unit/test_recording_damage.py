@@ -354,7 +354,7 @@ def test_manifests_say_what_is_wrong_with_them(tmp_path: Path) -> None:
     path = tmp_path / "run" / "manifest.json"
     good = json.loads(path.read_text())
     cases = {
-        "has recording format 2, this version reads up to 1; upgrade": good | {"format_version": 2},
+        "has recording format 3, this version reads up to 2; upgrade": good | {"format_version": 3},
         "has recording format None": good | {"format_version": None},
         "was not written by HERMES Lab": good | {"format": "other"},
         "is incomplete": {k: v for k, v in good.items() if k != "model"},
