@@ -32,7 +32,7 @@ class Made:
 
     ids: IntArray
     positions: Int[Tensor, "axis token"]
-    order: Int[Tensor, "head token"] | None = None
+    order: Int[Tensor, "head all_tokens"] | None = None
 
 
 @dataclass
