@@ -9,7 +9,7 @@ PIP := PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install -qq --disable
 # One torch thread per test process: two processes share two cores better than four threads do
 TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
 
-.PHONY: help demo test browser check format dashboard docs matrix lock clean
+.PHONY: help demo test browser check format dashboard docs matrix fuzz soak kills lock clean
 
 help:  ## list what can be made
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -59,6 +59,15 @@ docs: $(VENV)/.docs  ## build the documentation into site/, warnings as errors
 
 matrix: $(VENV)/.dev  ## run the tests that meet other libraries on their oldest and newest versions
 	$(BIN)/python scripts/matrix.py --torch "$(TORCH)" $(MATRIX)
+
+fuzz: $(VENV)/.dev  ## damage what comes from outside at random: make fuzz MINUTES=5 [SEED=0] [ONLY=video,recording]
+	$(TEST_ENV) $(BIN)/python scripts/fuzz.py --minutes $(or $(MINUTES),5) --seed "$(SEED)" --only "$(ONLY)"
+
+soak: $(VENV)/.dev  ## stream 100,000 frames and see that nothing grows: make soak [SOAK="--frames 4000"]
+	$(TEST_ENV) $(BIN)/python scripts/soak.py $(SOAK)
+
+kills: $(VENV)/.dev  ## kill recording processes 500 times and see that nothing is lost: make kills [KILLS=50] [SEED=0]
+	$(TEST_ENV) $(BIN)/python scripts/kills.py --kills $(or $(KILLS),500) --seed $(or $(SEED),0)
 
 lock: $(VENV)/.dev  ## take the newest versions that pyproject.toml allows into constraints.txt
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --all-extras \

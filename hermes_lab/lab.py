@@ -10,6 +10,7 @@ import torch
 
 from hermes_lab.engine.forward import Engine
 from hermes_lab.environment import untested
+from hermes_lab.errors import LabError, ModelError
 from hermes_lab.models.base import Adapter
 
 
@@ -87,6 +88,7 @@ def load(
         ModelError: unknown, unsupported or damaged, in one sentence.
     """
     from hermes_lab.models import load as load_adapter
+    from hermes_lab.models.source import first_line
 
     adapter = load_adapter(
         name,
@@ -97,4 +99,16 @@ def load(
         local_files_only=local_files_only,
     )
     note = untested()
-    return Lab(adapter, () if note is None else (note,))
+    try:
+        lab = Lab(adapter, () if note is None else (note,))
+        origin = torch.zeros(adapter.rotary_axes, 1, dtype=torch.long, device=adapter.device)
+        for layer in range(lab.layers):
+            lab.engine.rope.tables(origin, layer)
+    except LabError:
+        raise
+    except Exception as error:  # settings that contradict each other surface as many types
+        raise ModelError(
+            f"The settings of {adapter.name} describe a decoder that cannot be streamed "
+            f"({type(error).__name__}: {first_line(error)[:-1]}); compare them with those of the original model."
+        ) from error
+    return lab
