@@ -26,11 +26,11 @@ Labs = Callable[[str], tuple[Lab, Path]]
 FIELDS = ("held", "positions", "changes")
 RUNS = [
     ("full", "keep"),
-    ("hermes(budget_tokens=20)", "lazy"),
-    ("hermes(budget_tokens=20, summary_position='latest_evicted')", "eager"),
-    ("streammem(budget_tokens=20)", "keep"),
-    ("snapkv(budget_tokens=20)", "eager"),
-    ("fifo(budget_tokens=20)", "contiguous"),
+    ("hermes(budget_tokens=48)", "lazy"),
+    ("hermes(budget_tokens=48, summary_position='latest_evicted')", "eager"),
+    ("streammem(budget_tokens=48)", "keep"),
+    ("snapkv(budget_tokens=48)", "eager"),
+    ("fifo(budget_tokens=48)", "contiguous"),
 ]
 
 
@@ -44,7 +44,7 @@ def test_changes_lead_from_step_to_step_live_and_recorded(
     labs: Labs, tmp_path: Path, family: str, policy: str, positions: str
 ) -> None:
     run = StreamSession(labs(family)[0], policy, positions=positions, record=tmp_path / "run")
-    steps = [run.feed(noise(2, seed)) for seed in range(6)]
+    steps = [run.feed(noise(6, seed)) for seed in range(5)]
     assert all(looked_at(step) == {"changes"} for step in steps)
     run.close()
     read = Recording.open(tmp_path / "run")
@@ -84,7 +84,7 @@ def test_a_step_that_nobody_records_copies_nothing(
 
 def test_what_was_held_does_not_change_when_the_stream_goes_on(labs: Labs) -> None:
     lab = labs("llava_onevision")[0]
-    early, late = (StreamSession(lab, "hermes(budget_tokens=20)") for _ in range(2))
+    early, late = (StreamSession(lab, "hermes(budget_tokens=48)") for _ in range(2))
     seen = [early.feed(noise(2, seed)) for seed in range(5)]
     for step in seen:
         assert step.held and step.positions and step.changes
@@ -97,7 +97,7 @@ def test_what_was_held_does_not_change_when_the_stream_goes_on(labs: Labs) -> No
 
 
 def test_old_snapshots_keep_no_keys_and_values(labs: Labs) -> None:
-    run = StreamSession(labs("llava_onevision")[0], "hermes(budget_tokens=20)")
+    run = StreamSession(labs("llava_onevision")[0], "hermes(budget_tokens=48)")
     steps: list[Snapshot] = []
     keys: list[weakref.ref[Tensor]] = []
     for seed in range(4):
