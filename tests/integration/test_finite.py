@@ -53,6 +53,14 @@ def mlp(lab: Lab, layer: int = 1) -> nn.Module:
     return lab.adapter.layers[layer].mlp
 
 
+def test_a_model_that_overflows_from_its_first_pass_on_is_not_said_to_turn_keys_wrongly(
+    half: Lab,
+) -> None:
+    half.adapter.layers[1].mlp.down_proj.weight.data.mul_(3e4)
+    with pytest.raises(ModelError, match=OVERFLOW):
+        StreamSession(half, "full").feed(noise(4, 0))
+
+
 @pytest.mark.parametrize(
     "policy",
     ["full", "fifo(budget_tokens=48)", "hermes(budget_tokens=48)", "h2o(budget_tokens=48)"],
