@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby, pairwise
@@ -64,18 +64,30 @@ class QwenVision(ConditionalGeneration):
         return FrameSettings.from_saved(self._saved_video_settings(), self.frame_defaults)
 
     def _saved_video_settings(self) -> dict[str, Any]:
-        """Settings for video frames; those for still images lend all but their far larger pixel budget."""
-        if video := dict(self.image_settings.get("video") or {}):
-            older = {
-                "shortest_edge": video.get("min_pixels"),
-                "longest_edge": video.get("max_pixels"),
-            }
-            budget = {**self.frame_defaults["size"], **(video.get("size") or {})}
-            video["size"] = budget | {edge: n for edge, n in older.items() if n is not None}
-            return video
+        """Settings for video frames; those for still images lend all but their far larger pixel budget.
+
+        `save_pretrained` writes the budget of still images into the settings for video, too: frames would then have
+        other sizes after a fine-tuning than before.
+        """
         image = dict(self.image_settings.get("image") or {})
-        image.pop("size", None)
-        return image
+        video = dict(self.image_settings.get("video") or {})
+        if not video:
+            image.pop("size", None)
+            return image
+        video["size"] = self._budget(video)
+        most = self.frame_defaults["size"]["longest_edge"]
+        if video["size"] == self._budget(image) and video["size"]["longest_edge"] > most:
+            del video["size"]
+        return video
+
+    def _budget(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Smallest and largest area that settings name, in today's words or in older ones."""
+        older = {
+            "shortest_edge": settings.get("min_pixels"),
+            "longest_edge": settings.get("max_pixels"),
+        }
+        budget = {**self.frame_defaults["size"], **(settings.get("size") or {})}
+        return budget | {edge: n for edge, n in older.items() if n is not None}
 
     @property
     def _geometry(self) -> tuple[int, int, int]:

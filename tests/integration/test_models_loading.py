@@ -15,6 +15,7 @@ from safetensors.torch import load, load_file, save_file
 
 from hermes_lab import models, pocket
 from hermes_lab.errors import ModelError
+from hermes_lab.models.base import FrameLayout
 from tests.checkpoints import FAMILIES, VARIANTS
 from tests.segments import frames_of
 
@@ -98,6 +99,33 @@ def test_settings_nested_in_the_processor_config_are_read(folder: Path) -> None:
     assert adapter.image_settings["image"] == image
     assert adapter.image_settings["processor"] == {"num_image_tokens": 25}
     assert not torch.allclose(adapter.encode(frames_of(1), [0.0]).embeds, expected)
+
+
+@pytest.mark.parametrize("words", ["size", "min_pixels and max_pixels"])
+def test_frames_are_as_large_whoever_saved_the_settings(
+    checkpoint: Checkpoint, tmp_path: Path, words: str
+) -> None:
+    """As on the hub (no settings for video), and saved again by transformers, with the budget of images for both."""
+    least, most = 3136, 12845056
+    image = {"min_pixels": least, "max_pixels": most}
+    if words == "size":
+        image = {"size": {"shortest_edge": least, "longest_edge": most}}
+    layouts: list[FrameLayout] = []
+    for name, video in (
+        ("hub", None),
+        ("saved again", image),
+        ("own", {"max_pixels": 100 * 28 * 28}),
+    ):
+        folder = tmp_path / name
+        shutil.copytree(checkpoint("qwen2_5_vl"), folder)
+        (folder / "video_preprocessor_config.json").unlink()
+        (folder / "preprocessor_config.json").write_text(json.dumps(image))
+        if video is not None:
+            (folder / "video_preprocessor_config.json").write_text(json.dumps(video))
+        layouts.append(models.load(folder).frame_layout(1080, 1920))
+    assert layouts[0] == layouts[1]
+    assert 128 <= layouts[0].visual_tokens <= 768
+    assert layouts[2].visual_tokens <= 100  # a budget of its own counts
 
 
 def test_a_checkpoint_without_settings_uses_the_familys(folder: Path) -> None:
