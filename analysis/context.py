@@ -18,7 +18,6 @@ import torch
 
 from analysis import streams
 from analysis.arrays import Array, Arrays
-from analysis.estimators.changepoint import paper_edges
 from analysis.features import Feature, Features
 from analysis.nulls import permuted_twin, random_twin
 from analysis.observe import observe
@@ -28,6 +27,7 @@ from analysis.streams import Camera, Stream, Transform
 from hermes_lab.errors import LabError, nearest
 from hermes_lab.lab import Lab
 from hermes_lab.models.base import FrameLayout
+from hermes_lab.policies.parts.scoring import edges_of
 
 Split = Literal["development", "held_out"]
 StudyProgress = Callable[[str, int, int], None]
@@ -175,7 +175,7 @@ class StudyContext:
 
         By the paper's rule, models of fewer than ten layers have no shallow one, and no claim could be tested on them.
         """
-        first, deep = paper_edges(self.layers)
+        first, deep = edges_of(self.layers)
         shallow = max(1, first)
         return range(shallow), range(shallow, deep), range(deep, self.layers)
 

@@ -22,7 +22,6 @@ from analysis.statistics import (
     resample_counts,
     weighted_means,
 )
-from hermes_lab.policies.parts.scoring import band_of
 
 
 def segment_costs(curve: npt.ArrayLike) -> Array:
@@ -145,12 +144,6 @@ class Partition:
         """Layers of the shallow, middle and deep band."""
         first, second = self.edges
         return range(first), range(first, second), range(second, self.layers)
-
-
-def paper_edges(layers: int) -> tuple[int, int]:
-    """First middle and first deep layer of HERMES' bands, as the policy draws them (arXiv 2601.14724, section 3)."""
-    bands = [band_of(layer, layers) for layer in range(layers)]
-    return bands.count(0), layers - bands.count(2)
 
 
 def find_partition(

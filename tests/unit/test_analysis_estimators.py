@@ -8,6 +8,7 @@ from scipy import stats
 
 from analysis.estimators import agreement, changepoint, concentration, periodicity, recency
 from analysis.statistics import cluster_bootstrap
+from hermes_lab.policies.parts.scoring import edges_of
 
 # --- recency -----------------------------------------------------------------------------------
 AGES = np.arange(48)
@@ -229,8 +230,8 @@ def test_a_gradual_trend_is_not_called_bands():
 
 
 def test_paper_bands():
-    assert changepoint.paper_edges(28) == (2, 19)
-    assert changepoint.paper_edges(8) == (0, 5)
+    assert edges_of(28) == (2, 19)
+    assert edges_of(8) == (0, 5)
 
 
 # --- concentration -----------------------------------------------------------------------------

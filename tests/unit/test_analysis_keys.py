@@ -11,12 +11,12 @@ import pytest
 from analysis import claims
 from analysis.context import Settings, StudyContext, seeded, variants
 from analysis.draws import Draw
-from analysis.estimators.changepoint import paper_edges
 from analysis.features import GROUPS, Feature, Features
 from analysis.planted import Plant, planted_lab
 from hermes_lab.engine.hooks import HookBoard, layer_of
 from hermes_lab.errors import LabError
 from hermes_lab.policies.hermes import Hermes
+from hermes_lab.policies.parts.scoring import edges_of
 
 
 # --- features -------------------------------------------------------------------------------------
@@ -87,13 +87,13 @@ def test_draws_are_told_apart_by_number() -> None:
 # --- bands ----------------------------------------------------------------------------------------
 @pytest.mark.parametrize("layers", [*range(1, 41), 64, 80])
 def test_studies_and_policy_draw_the_papers_bands_alike(layers: int) -> None:
-    first, deep = paper_edges(layers)
+    first, deep = edges_of(layers)
     mine = ["shallow"] * first + ["middle"] * (deep - first) + ["deep"] * (layers - deep)
     assert mine == list(Hermes.paper().bands_of(layers))
 
 
 def test_at_least_one_layer_is_shallow_in_a_study(context: StudyContext) -> None:
-    assert paper_edges(context.layers) == (0, 2)
+    assert edges_of(context.layers) == (0, 2)
     assert [list(band) for band in context.paper_bands] == [[0], [1], [2, 3]]
 
 
