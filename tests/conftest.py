@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -10,9 +11,10 @@ import pytest
 
 from tests import shape_checks
 
-shape_checks.install()
+if os.environ.get("SHAPE_CHECKS", "1") != "0":
+    shape_checks.install()
 
-from tests.checkpoints import write_checkpoint  # noqa: E402  (imports the package)
+from tests.checkpoints import write_checkpoint
 
 # A shell without job control, or nohup, starts its jobs with these ignored, and children inherit that: tests that send
 # them would see nothing happen.
