@@ -90,9 +90,10 @@ class Tally:
     faults: list[str] = field(default_factory=list[str])
 
 
-def fuzz(kind: str, seed: str, ends: float, patience_s: float, keep: Path) -> Tally:
-    """Run cases until the clock says so; those with a fault are kept."""
+def fuzz(kind: str, seed: str, seconds: float, patience_s: float, keep: Path) -> Tally:
+    """Run cases for a time, from when the process is ready; those with a fault are kept."""
     tally, worker, number = Tally(), Worker(kind), 0
+    ends = time.monotonic() + seconds
     while time.monotonic() < ends or number < _FEWEST:
         name = f"{seed}-{number}"
         number += 1
@@ -130,10 +131,10 @@ def main() -> int:
         parser.error(f"unknown kinds {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}")
     seed = options.seed or str(random.SystemRandom().randrange(10**6))
     print(f"Seed {seed}, {options.minutes:g} minutes for {', '.join(kinds)}.", flush=True)
-    began, faults = time.monotonic(), 0
-    for place, kind in enumerate(kinds, 1):
-        ends = began + 60 * options.minutes * place / len(kinds)
-        tally = fuzz(kind, seed, ends, options.patience, options.keep.resolve())
+    faults = 0
+    for kind in kinds:
+        seconds = 60 * options.minutes / len(kinds)
+        tally = fuzz(kind, seed, seconds, options.patience, options.keep.resolve())
         faults += len(tally.faults)
         cases = tally.right + tally.refused + len(tally.faults)
         print(

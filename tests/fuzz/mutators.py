@@ -6,6 +6,7 @@ import json
 import random
 import struct
 from collections.abc import Callable
+from copy import deepcopy
 from typing import Any
 
 _BYTES = (
@@ -122,7 +123,7 @@ def _change(holder: Any, rng: random.Random) -> None:
     elif action < 0.45 and isinstance(holder, list):
         holder.extend(holder[:50])
     else:
-        holder[key] = rng.choice(_VALUES)
+        holder[key] = deepcopy(rng.choice(_VALUES))  # lists among them are changed later
 
 
 # --- safetensors ------------------------------------------------------------------------------------

@@ -119,7 +119,7 @@ def _odd(methods: dict[str, str]) -> Policy:
     """A policy that keeps the newest, but for methods that answer something else."""
 
     def score(self: Policy, view: Any) -> Any:
-        ages = torch.arange(view.ids.shape[-1], dtype=torch.float32)
+        ages = torch.arange(view.ids.shape[-1], dtype=torch.float32)[None]
         answer = _ANSWERS[methods.get("score", "right")](ages)
         return answer if isinstance(answer, Scores) else Scores(total=answer)
 

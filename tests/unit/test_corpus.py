@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,14 @@ def test_what_broke_something_once_does_so_no_more(
 
 def test_every_kind_has_cases() -> None:
     assert {path.parent.name for path in FOUND} == set(KINDS)
+
+
+def test_a_seed_gives_the_same_case_again(tmp_path: Path) -> None:
+    for name in ("policy", "recording"):
+        target = KINDS[name]()
+        target.prepare(tmp_path / name)
+        drawn = [[target.draw(random.Random(f"0-{n}")) for n in range(300)] for _ in range(2)]
+        assert drawn[0] == drawn[1]
 
 
 # --- the rule itself ----------------------------------------------------------------------------
