@@ -98,9 +98,9 @@ class Recorder:
         """Whether nothing more can be written."""
         return self.writer.closed
 
-    def owe(self, step: Due) -> None:
-        """Take note of a step that happened; nothing is written yet."""
-        self.due = (*self.due, step)[-MOST_DUE:]
+    def owe(self, snapshot: Snapshot, run: Run, pictures: Sequence[Picture] | None) -> None:
+        """Take note of a step that happened (see `Due`); nothing is written yet."""
+        self.due = (*self.due, Due(snapshot, run, pictures))[-MOST_DUE:]
 
     def pay(self) -> None:
         """Write what is due.

@@ -39,7 +39,6 @@ from hermes_lab.stream.arguments import RecordLevel as RecordLevel
 from hermes_lab.stream.feeding import Frames as Frames
 from hermes_lab.stream.feeding import images_and_times
 from hermes_lab.stream.reading import logits_of
-from hermes_lab.stream.recorder import Due, Recorder, open_recorder
 from hermes_lab.stream.run import Run, with_budget
 from hermes_lab.stream.state import StreamState, start
 from hermes_lab.stream.step import encode, take_step
@@ -50,6 +49,8 @@ from hermes_lab.video import Frame
 
 if TYPE_CHECKING:
     from transformer_lens import ActivationCache
+
+    from hermes_lab.stream.recorder import Recorder
 
 
 class StreamSession:
@@ -126,6 +127,8 @@ class StreamSession:
             record_rows=rows_wanted(record_level, record_rows, engine.layers), notes=lab.notes,
         )  # fmt: skip
         if record is not None and records:
+            from hermes_lab.stream.recorder import open_recorder
+
             self._recorder = open_recorder(
                 Path(record), lab, self._run, self._stream,
                 source=source or {}, fps=fps, overwrite=overwrite,
@@ -188,7 +191,7 @@ class StreamSession:
             if recorder is not None:
                 timings = replace(snapshot.timings, record_s=recorder.seconds)
                 snapshot = snapshot.amended(timings=timings)
-                recorder.owe(Due(snapshot, run, images))
+                recorder.owe(snapshot, run, images)
         except BaseException:
             undo()
             if recorder is not None:
